@@ -1,0 +1,146 @@
+//! `/v1/cluster`: what Consul's API does not tell.
+
+use serde::{Deserialize, Serialize};
+
+/// What a node does in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the field's words")]
+pub enum Role {
+    Leader,
+    Follower,
+    Candidate,
+    Learner,
+    /// Not (yet) a member.
+    Joining,
+}
+
+/// `GET /v1/cluster/status`: the cluster as the answering node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster's identity; empty before the node is a member.
+    pub cluster_id: String,
+    /// The answering node.
+    pub node: NodeStatus,
+    /// The leader, if this node knows one that is acknowledged by a quorum.
+    pub leader: Option<Leader>,
+    /// Whether a quorum acknowledged the leader within a lease.
+    pub has_quorum: bool,
+    /// Every member.
+    pub members: Vec<Member>,
+    /// How many more voters may fail before the cluster stops.
+    pub failure_tolerance: u32,
+    /// Whether every voter is reachable and caught up and no change of members is under way, as the leader sees it; `null`
+    /// on a follower that cannot tell.
+    pub healthy: Option<bool>,
+}
+
+/// The answering node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Raft node id.
+    pub id: u64,
+    /// Configured name.
+    pub name: String,
+    /// Version of the program.
+    pub version: String,
+    /// Its role.
+    pub role: Role,
+    /// Raft term.
+    pub term: u64,
+    /// Index of the last log entry.
+    pub last_log_index: u64,
+    /// Index up to which entries are committed, as far as this node knows.
+    pub commit_index: u64,
+    /// Index up to which entries are applied.
+    pub applied_index: u64,
+    /// Index of the newest snapshot.
+    pub snapshot_index: u64,
+    /// Milliseconds since this node last heard from the leader; `null` if never. 0 on the leader.
+    pub last_contact_ms: Option<u64>,
+    /// Why the node accepts no writes, if so.
+    pub read_only: Option<String>,
+}
+
+/// Who leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leader {
+    /// Raft node id.
+    pub id: u64,
+    /// Configured name.
+    pub name: String,
+    /// Peer address.
+    pub rpc: String,
+    /// URL of its HTTP API.
+    pub http: String,
+}
+
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Raft node id.
+    pub id: u64,
+    /// Configured name.
+    pub name: String,
+    /// Peer address.
+    pub rpc: String,
+    /// URL of its HTTP API.
+    pub http: String,
+    /// `leader`, `follower` or `learner`.
+    pub role: Role,
+    /// Whether it counts for the quorum.
+    pub voter: bool,
+    /// Entries it is behind the leader; only the leader knows.
+    pub lag: Option<u64>,
+    /// Milliseconds since it last answered the leader; only the leader knows.
+    pub last_contact_ms: Option<u64>,
+}
+
+/// `POST /v1/cluster/transfer-leadership`; an empty body picks the best follower.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferRequest {
+    /// Node id or name.
+    #[serde(default)]
+    pub to: Option<String>,
+}
+
+/// The answer to a transfer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferAnswer {
+    /// The old leader.
+    pub from: Leader,
+    /// The new leader.
+    pub to: Leader,
+    /// How long it took.
+    pub took_ms: u64,
+}
+
+/// `POST /v1/cluster/snapshot`: the answering node builds a snapshot of its state for itself, so that its log can be purged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotAnswer {
+    /// Last log index in the snapshot.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Hash of the file, hex.
+    pub sha256: String,
+}
+
+/// `GET /v1/cluster/digest[?index=N]`: a hash of the replicated state, equal on every node at the same index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DigestAnswer {
+    /// The log index the digest was taken at.
+    pub index: u64,
+    /// SHA-256 over every record, hex.
+    pub digest: String,
+}
+
+/// An error of Konsul's own endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    /// What, which, and what to do next.
+    pub error: String,
+}
