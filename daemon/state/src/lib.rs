@@ -1,0 +1,40 @@
+//! The replicated state machine: the same commands give the same state on every node.
+//!
+//! Deterministic and synchronous.  Knows nothing about: time, chance, network, Raft, HTTP.
+//!
+//! A [`Store`] is the set of tables in one LMDB environment. One [`Batch`] is one write transaction: every command
+//! of a commit batch is applied to it, the caller's replication position is put beside the data, and all of it
+//! becomes visible at once. A [`View`] is one read transaction: everything read from it is of one moment.
+
+#![warn(missing_docs)]
+
+mod batch;
+mod changes;
+mod codec;
+mod command;
+mod digest;
+mod error;
+mod ids;
+mod kv;
+mod nodes;
+mod outcome;
+mod records;
+mod restore;
+mod schema;
+mod tombstone;
+mod txn;
+mod view;
+mod writes;
+
+pub use batch::Batch;
+pub use changes::Changes;
+pub use codec::{DecodeError, Reader, Writer};
+pub use command::{Command, KvWrite, Restore, StagedEntry, TxnOp};
+pub use digest::Digest;
+pub use error::StateError;
+pub use ids::Index;
+pub use kv::Entry;
+pub use outcome::{Outcome, TxnEntry, TxnFailure};
+pub use records::{Loader, Record};
+pub use schema::{KEY_BYTES_MAX, Store};
+pub use view::{Keys, Listed, Position, View};
