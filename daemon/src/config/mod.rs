@@ -1,0 +1,244 @@
+//! A `Config` that is already valid, or every reason why it is not, each with its place.  Knows nothing about: what the
+//! parts do with it.
+//!
+//! One table (`keys`) declares every key; the file, the environment and the flags are layers of settings over its
+//! defaults; `validate` checks what concerns several keys and gives the [`Config`].
+
+mod args;
+mod env;
+mod file;
+mod hint;
+mod keys;
+mod raw;
+mod settings;
+mod validate;
+mod value;
+
+pub use args::Args;
+pub use settings::Problem;
+
+use crate::http::HttpConfig;
+use crate::telemetry::LogConfig;
+use crate::tls::TlsConfig;
+use settings::Settings;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Read if it exists and no other file is named.
+pub const DEFAULT_FILE: &str = "/etc/konsul/konsul.toml";
+
+/// Everything that can be set; valid.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub node: NodeSection,
+    pub storage: StorageSection,
+    pub raft: RaftSection,
+    pub peer: PeerSection,
+    /// Between nodes. There if all three files are named; required if there are peers.
+    pub tls: Option<TlsConfig>,
+    pub cluster: ClusterSection,
+    pub http: HttpConfig,
+    pub log: LogConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSection {
+    pub name: String,
+    /// The wish; with static peers, the id of this node's entry.
+    pub id: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageSection {
+    pub data_dir: PathBuf,
+    pub state_dir: PathBuf,
+    pub map_bytes: u64,
+    pub free_reserve_bytes: u64,
+    pub ballast_bytes: u64,
+    pub log_prealloc_bytes: u64,
+    pub log_prealloc_step_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RaftSection {
+    pub timing: Timing,
+    pub snapshot_entries: u64,
+    pub keep_entries: u64,
+    pub payload_entries: u64,
+    pub payload_bytes: u64,
+    pub inflight_bytes_max: u64,
+    pub propose_timeout: Duration,
+    pub hold: Duration,
+}
+
+/// `heartbeat * 2 <= election_min <= election_max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    pub election_max: Duration,
+}
+
+impl Timing {
+    /// Nodes on one network.
+    pub const LAN: Timing = Timing::of_ms(75, 250, 350);
+    /// Nodes in several places.
+    pub const WAN: Timing = Timing::of_ms(375, 1250, 1750);
+
+    const fn of_ms(heartbeat: u64, election_min: u64, election_max: u64) -> Timing {
+        Timing {
+            heartbeat: Duration::from_millis(heartbeat),
+            election_min: Duration::from_millis(election_min),
+            election_max: Duration::from_millis(election_max),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSection {
+    /// `None`: a cluster of one binds no peer port.
+    pub listen: Option<SocketAddr>,
+    /// `host:port`; there whenever `listen` is.
+    pub advertise: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSection {
+    /// All static peers, this node included unless it only joins; by id; empty: a cluster of one.
+    pub peers: Vec<StaticPeer>,
+    pub form: Form,
+}
+
+/// A node named in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticPeer {
+    pub id: u64,
+    pub name: String,
+    /// `host:port` of its peer listener.
+    pub rpc: String,
+}
+
+/// Who forms the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The lowest id of the static peers.
+    Auto,
+    /// Not this node.
+    Never,
+    /// This node, though its id is not the lowest.
+    Preferred,
+}
+
+/// No valid configuration: every reason, at least one.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("read configuration file {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("read the host name; set node.name")]
+    HostName {
+        #[source]
+        source: io::Error,
+    },
+    #[error("{}", Lines(problems))]
+    Invalid { problems: Vec<Problem> },
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Start {
+    /// Run the node.
+    Run(Box<Config>),
+    /// Print this and exit with 0.
+    Print(String),
+}
+
+/// The layers above the defaults, read but not yet understood.
+struct Sources<'a> {
+    file: Option<(&'a Path, &'a str)>,
+    variables: Vec<(String, String)>,
+    args: &'a Args,
+    host_name: String,
+}
+
+struct Lines<'a>(&'a [Problem]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, problem) in self.0.iter().enumerate() {
+            let end = if at + 1 == self.0.len() { "" } else { "\n" };
+            write!(f, "{problem}{end}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Args {
+    /// What to do, by this command line and the environment of the process.
+    pub fn start(&self) -> Result<Start, ConfigError> {
+        if self.print_default_config {
+            return Ok(Start::Print(keys::default_file()));
+        }
+        let config = Config::load(self)?;
+        if self.check_config {
+            return Ok(Start::Print("configuration is valid\n".into()));
+        }
+        Ok(Start::Run(Box::new(config)))
+    }
+}
+
+impl Config {
+    /// From the file, the environment of the process and the flags.
+    pub fn load(args: &Args) -> Result<Config, ConfigError> {
+        let path = args.config.as_deref().unwrap_or_else(|| Path::new(DEFAULT_FILE));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => Some(text),
+            // Without a file the defaults hold, unless somebody named one.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && args.config.is_none() => None,
+            Err(source) => {
+                return Err(ConfigError::Read { path: path.into(), source });
+            }
+        };
+        // What is not UTF-8 is shown with replacement characters in the message about it.
+        let lossy = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+        };
+        let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+        resolve(Sources {
+            file: text.as_deref().map(|text| (path, text)),
+            variables: std::env::vars_os().map(lossy).collect(),
+            args,
+            host_name: host_name.map_err(|source| ConfigError::HostName { source })?.trim().to_owned(),
+        })
+    }
+}
+
+fn resolve(sources: Sources<'_>) -> Result<Config, ConfigError> {
+    let mut settings = Settings::defaults();
+    let (given, mut problems) = sources.file.map_or_else(Default::default, |(path, text)| file::read(path, text));
+    problems.extend(settings.put(given));
+    problems.sort_by_key(Problem::line);
+    let environment = env::read(sources.variables);
+    problems.extend(environment.problems);
+    problems.extend(settings.put(environment.given));
+    let (given, of_flags) = sources.args.given();
+    problems.extend(of_flags);
+    problems.extend(settings.put(given));
+    match validate::build(&settings, environment.tls_off.as_ref(), &sources.host_name) {
+        Ok(config) if problems.is_empty() => Ok(config),
+        Ok(_) => Err(ConfigError::Invalid { problems }),
+        Err(more) => {
+            problems.extend(more);
+            Err(ConfigError::Invalid { problems })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! Requests, errors, durations of the HTTP API.
+
+use super::{Gauge, Histograms};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::{counter::Counter, family::Family, histogram::Histogram};
+use prometheus_client::registry::Registry;
+
+/// Doubling from 0.25 ms to 4 s.
+const REQUEST_SECONDS: [f64; 15] =
+    [0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 4.0];
+
+/// Requests, errors, durations of the HTTP API.
+#[derive(Debug, Clone)]
+pub struct HttpMetrics {
+    pub requests: Family<Request, Counter>,
+    pub seconds: Histograms<Endpoint>,
+    pub blocking_queries: Gauge,
+    pub watch_wakeups: Counter,
+}
+
+/// Labels of one finished request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Request {
+    /// The route's template, never the path of the request.
+    pub endpoint: &'static str,
+    pub method: &'static str,
+    pub code: u16,
+}
+
+/// Labels of a duration.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Endpoint {
+    /// The route's template, never the path of the request.
+    pub endpoint: &'static str,
+    pub method: &'static str,
+}
+
+fn request_seconds() -> Histogram {
+    Histogram::new(REQUEST_SECONDS)
+}
+
+impl HttpMetrics {
+    pub(super) fn new(registry: &mut Registry) -> HttpMetrics {
+        let http = HttpMetrics {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(request_seconds),
+            blocking_queries: Gauge::default(),
+            watch_wakeups: Counter::default(),
+        };
+        registry.register(
+            "http_requests",
+            "Finished requests; a rise of code 5xx means clients fail",
+            http.requests.clone(),
+        );
+        registry.register("http_request_seconds", "Time from request to answer", http.seconds.clone());
+        registry.register("blocking_queries", "Blocking queries waiting now", http.blocking_queries.clone());
+        registry.register("watch_wakeups", "Blocking queries woken by a change", http.watch_wakeups.clone());
+        http
+    }
+}

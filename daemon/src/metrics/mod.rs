@@ -1,0 +1,98 @@
+//! Names, help and units of every metric; counters handed out to the parts.  Knows nothing about: domain types.
+//!
+//! Gauges are set by their owners, counters are counted where things happen; nothing is computed here except what the
+//! kernel knows of the process. No key, session or address is ever a label, and every label has a bounded set of
+//! values: peers, reasons and operations.
+
+mod http;
+mod peer;
+mod process;
+mod raft;
+mod storage;
+
+pub use http::{Endpoint, HttpMetrics, Request};
+pub use peer::{Counted, PeerMetrics, PurposeLabel};
+pub use raft::{Applied, PeerLabel, ProposalFailure, RaftMetrics, RoleMetric};
+pub use storage::{SnapshotOp, StorageMetrics};
+
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge as IntGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// A count or an amount of bytes.
+pub type Gauge = IntGauge<u64, AtomicU64>;
+/// A duration in seconds.
+pub type SecondsGauge = IntGauge<f64, AtomicU64>;
+/// A histogram per set of labels.
+pub type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// Doubling from 0.25 ms to 4 s.
+const LATENCY_MS: [f64; 15] =
+    [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0];
+/// Doubling from 0.1 ms to 6.6 s: a disk flush.
+const FLUSH_SECONDS: [f64; 17] = [
+    0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.2048, 0.4096, 0.8192,
+    1.6384, 3.2768, 6.5536,
+];
+/// From 50 ms to five minutes: a snapshot.
+const SNAPSHOT_SECONDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+/// All metrics of this process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    pub http: HttpMetrics,
+    pub peer: PeerMetrics,
+    pub raft: RaftMetrics,
+    pub storage: StorageMetrics,
+}
+
+impl Metrics {
+    /// Registers everything; each series carries these two labels, so that series of several nodes can be told apart
+    /// wherever they meet.
+    pub fn new(node: &str, cluster: &str) -> Metrics {
+        let labels = [("cluster", cluster), ("node", node)];
+        let mut registry = Registry::with_labels(
+            labels.map(|(name, value)| (Cow::from(name), Cow::from(value.to_owned()))).into_iter(),
+        );
+        registry.register_collector(Box::new(process::Process));
+        let konsul = registry.sub_registry_with_prefix("konsul");
+        register_build_info(konsul);
+        let (http, peer, raft, storage) =
+            (HttpMetrics::new(konsul), PeerMetrics::new(konsul), RaftMetrics::new(konsul), StorageMetrics::new(konsul));
+        Metrics { registry: Arc::new(registry), http, peer, raft, storage }
+    }
+
+    /// The exposition text (OpenMetrics 1.0).
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("a String takes everything");
+        text
+    }
+}
+
+fn register_build_info(registry: &mut Registry) {
+    let family: Family<[(&'static str, &'static str); 2], Gauge> = Family::default();
+    let git = option_env!("KONSUL_GIT").unwrap_or("unknown");
+    family.get_or_create(&[("version", env!("CARGO_PKG_VERSION")), ("git", git)]).set(1);
+    registry.register("build_info", "What runs here; always 1", family);
+}
+
+fn latency_ms() -> Histogram {
+    Histogram::new(LATENCY_MS)
+}
+
+fn flush_seconds() -> Histogram {
+    Histogram::new(FLUSH_SECONDS)
+}
+
+fn snapshot_seconds() -> Histogram {
+    Histogram::new(SNAPSHOT_SECONDS)
+}
+
+#[cfg(test)]
+mod tests;

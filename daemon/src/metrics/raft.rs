@@ -1,0 +1,217 @@
+//! Who leads, how far each index is, how long a write takes.
+
+use super::{Gauge, SecondsGauge, latency_ms};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::{counter::Counter, family::Family, histogram::Histogram};
+use prometheus_client::registry::Registry;
+
+type OneLabel = [(&'static str, &'static str); 1];
+
+/// Consensus as this node sees it. Gauges of peers are the leader's view: clear them when leadership ends.
+#[derive(Debug, Clone)]
+pub struct RaftMetrics {
+    pub is_leader: Gauge,
+    pub term: Gauge,
+    pub voters: Gauge,
+    pub members: Gauge,
+    pub leader_changes: Counter,
+    pub last_log_index: Gauge,
+    pub commit_index: Gauge,
+    pub applied_index: Gauge,
+    pub snapshot_index: Gauge,
+    pub replication_lag: Family<PeerLabel, Gauge>,
+    pub last_contact_seconds: Family<PeerLabel, SecondsGauge>,
+    pub has_quorum: Gauge,
+    /// Milliseconds from proposal to applied.
+    pub apply_latency_ms: Histogram,
+    /// Milliseconds from append to quorum.
+    pub commit_latency_ms: Histogram,
+    pub fsm_pending: Gauge,
+    pub inflight_bytes: Gauge,
+    /// Commands proposed by this node and applied.
+    pub applied: Applied,
+    role: Family<OneLabel, Gauge>,
+    apply: Family<OneLabel, Counter>,
+    apply_errors: Family<OneLabel, Counter>,
+}
+
+/// A counter for each type of command, there from the start: counting one looks nothing up.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    pub kv_set: Counter,
+    pub kv_cas: Counter,
+    pub kv_delete: Counter,
+    pub kv_delete_cas: Counter,
+    pub kv_delete_tree: Counter,
+    pub txn: Counter,
+    pub batch: Counter,
+    pub form: Counter,
+    pub admit: Counter,
+    pub restore: Counter,
+}
+
+/// A member by its node id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PeerLabel {
+    pub peer: u64,
+}
+
+/// What a node is doing; exactly one series of `konsul_raft_role` is 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoleMetric {
+    Leader,
+    Follower,
+    Candidate,
+    Learner,
+    Recovering,
+}
+
+/// Why a proposal was not applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProposalFailure {
+    NoLeader,
+    Timeout,
+    Busy,
+    ReadOnly,
+    TooLarge,
+    Stopping,
+}
+
+impl Applied {
+    fn of(family: &Family<OneLabel, Counter>) -> Applied {
+        let counter = |command| family.get_or_create_owned(&[("type", command)]);
+        Applied {
+            kv_set: counter("kv_set"),
+            kv_cas: counter("kv_cas"),
+            kv_delete: counter("kv_delete"),
+            kv_delete_cas: counter("kv_delete_cas"),
+            kv_delete_tree: counter("kv_delete_tree"),
+            txn: counter("txn"),
+            batch: counter("batch"),
+            form: counter("form"),
+            admit: counter("admit"),
+            restore: counter("restore"),
+        }
+    }
+}
+
+impl RoleMetric {
+    const ALL: [RoleMetric; 5] =
+        [RoleMetric::Leader, RoleMetric::Follower, RoleMetric::Candidate, RoleMetric::Learner, RoleMetric::Recovering];
+
+    fn label(self) -> OneLabel {
+        let role = match self {
+            RoleMetric::Leader => "leader",
+            RoleMetric::Follower => "follower",
+            RoleMetric::Candidate => "candidate",
+            RoleMetric::Learner => "learner",
+            RoleMetric::Recovering => "recovering",
+        };
+        [("role", role)]
+    }
+}
+
+impl ProposalFailure {
+    const ALL: [ProposalFailure; 6] = [
+        ProposalFailure::NoLeader,
+        ProposalFailure::Timeout,
+        ProposalFailure::Busy,
+        ProposalFailure::ReadOnly,
+        ProposalFailure::TooLarge,
+        ProposalFailure::Stopping,
+    ];
+
+    fn label(self) -> OneLabel {
+        let reason = match self {
+            ProposalFailure::NoLeader => "no_leader",
+            ProposalFailure::Timeout => "timeout",
+            ProposalFailure::Busy => "busy",
+            ProposalFailure::ReadOnly => "read_only",
+            ProposalFailure::TooLarge => "too_large",
+            ProposalFailure::Stopping => "stopping",
+        };
+        [("reason", reason)]
+    }
+}
+
+impl RaftMetrics {
+    pub(super) fn new(registry: &mut Registry) -> RaftMetrics {
+        let apply = Family::default();
+        let raft = RaftMetrics {
+            is_leader: Gauge::default(),
+            term: Gauge::default(),
+            voters: Gauge::default(),
+            members: Gauge::default(),
+            leader_changes: Counter::default(),
+            last_log_index: Gauge::default(),
+            commit_index: Gauge::default(),
+            applied_index: Gauge::default(),
+            snapshot_index: Gauge::default(),
+            replication_lag: Family::default(),
+            last_contact_seconds: Family::default(),
+            has_quorum: Gauge::default(),
+            apply_latency_ms: latency_ms(),
+            commit_latency_ms: latency_ms(),
+            fsm_pending: Gauge::default(),
+            inflight_bytes: Gauge::default(),
+            role: Family::default(),
+            applied: Applied::of(&apply),
+            apply,
+            apply_errors: Family::default(),
+        };
+        // A series that appears with its first event has no zero before it, and `rate()` misses that event.
+        for failure in ProposalFailure::ALL {
+            drop(raft.apply_errors.get_or_create(&failure.label()));
+        }
+        raft.set_role(RoleMetric::Recovering);
+        raft.register_state(registry);
+        raft.register_progress(registry);
+        raft
+    }
+
+    #[rustfmt::skip]
+    fn register_state(&self, registry: &mut Registry) {
+        registry.register("raft_is_leader", "1 on the node that leads; a sum over the cluster other than 1 means no leader, or an old one not yet aware", self.is_leader.clone());
+        registry.register("raft_role", "1 for what the node is doing now; long as candidate means it cannot reach a majority", self.role.clone());
+        registry.register("raft_term", "Current term; a steady rise means elections", self.term.clone());
+        registry.register("raft_voters", "Voting members", self.voters.clone());
+        registry.register("raft_members", "Members, learners included", self.members.clone());
+        registry.register("raft_leader_changes", "Changes of leader seen by this node; a rise means failed nodes or slow disks or network", self.leader_changes.clone());
+        registry.register("raft_has_quorum", "1 while a majority acknowledged the leader within a lease; 0 means no writes", self.has_quorum.clone());
+        registry.register("raft_last_contact_seconds", "Since the peer last answered the leader; above the heartbeat means it is slow or gone", self.last_contact_seconds.clone());
+    }
+
+    #[rustfmt::skip]
+    fn register_progress(&self, registry: &mut Registry) {
+        registry.register("raft_last_log_index", "Last index in this node's log", self.last_log_index.clone());
+        registry.register("raft_commit_index", "Last index known committed", self.commit_index.clone());
+        registry.register("raft_applied_index", "Last index applied to the state", self.applied_index.clone());
+        registry.register("raft_snapshot_index", "Index of the newest snapshot", self.snapshot_index.clone());
+        registry.register("raft_replication_lag", "Entries the peer is behind the leader; a steady rise means it cannot keep up", self.replication_lag.clone());
+        registry.register("raft_apply_latency_ms", "Milliseconds from proposal to applied, as a writer feels it", self.apply_latency_ms.clone());
+        registry.register("raft_commit_latency_ms", "Milliseconds from append to acknowledged by a majority", self.commit_latency_ms.clone());
+        registry.register("raft_apply", "Commands sent through this node and applied, by type; the sum over the cluster is all of them", self.apply.clone());
+        registry.register("raft_apply_errors", "Proposals that were not applied, by reason; timeout means the outcome is unknown", self.apply_errors.clone());
+        registry.register("raft_fsm_pending", "Committed entries not yet applied; a rise means applying is the bottleneck", self.fsm_pending.clone());
+        registry.register("raft_inflight_bytes", "Bytes of proposals not yet answered; at raft.inflight_bytes_max writes get 429", self.inflight_bytes.clone());
+    }
+
+    /// Sets this role to 1 and all others to 0.
+    pub fn set_role(&self, now: RoleMetric) {
+        for role in RoleMetric::ALL {
+            self.role.get_or_create(&role.label()).set(u64::from(role == now));
+        }
+        self.is_leader.set(u64::from(now == RoleMetric::Leader));
+    }
+
+    /// Counts a proposal that was not applied.
+    pub fn proposal_failed(&self, why: ProposalFailure) {
+        self.apply_errors.get_or_create(&why.label()).inc();
+    }
+
+    /// Forgets what only a leader knows of its peers.
+    pub fn clear_peers(&self) {
+        self.replication_lag.clear();
+        self.last_contact_seconds.clear();
+    }
+}

@@ -1,0 +1,105 @@
+//! Flushes, sizes, snapshots, and the space that is left.
+
+use super::{Gauge, Histograms, flush_seconds, snapshot_seconds};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::{counter::Counter, family::Family, histogram::Histogram};
+use prometheus_client::registry::Registry;
+use std::time::Duration;
+
+/// What the disk does.
+#[derive(Debug, Clone)]
+pub struct StorageMetrics {
+    /// Seconds of one durable commit of the log.
+    pub log_fsync_seconds: Histogram,
+    /// Seconds of one commit of the state.
+    pub store_commit_seconds: Histogram,
+    pub log_size_bytes: Gauge,
+    pub snapshot_damaged: Counter,
+    pub map_bytes: Gauge,
+    pub map_used_bytes: Gauge,
+    /// Free on the file system of the data directory.
+    pub free_bytes: Gauge,
+    pub read_only: Gauge,
+    pub kv_keys: Gauge,
+    snapshots: Family<SnapshotDone, Counter>,
+    snapshot_seconds: Histograms<[(&'static str, &'static str); 1]>,
+}
+
+/// What is done with a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotOp {
+    /// Made from the state.
+    Build,
+    /// Sent to a peer.
+    Send,
+    /// Received and made the state.
+    Install,
+    /// Made the state at start.
+    Restore,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SnapshotDone {
+    op: &'static str,
+    result: &'static str,
+}
+
+impl SnapshotOp {
+    const ALL: [SnapshotOp; 4] = [SnapshotOp::Build, SnapshotOp::Send, SnapshotOp::Install, SnapshotOp::Restore];
+
+    fn name(self) -> &'static str {
+        match self {
+            SnapshotOp::Build => "build",
+            SnapshotOp::Send => "send",
+            SnapshotOp::Install => "install",
+            SnapshotOp::Restore => "restore",
+        }
+    }
+}
+
+impl StorageMetrics {
+    pub(super) fn new(registry: &mut Registry) -> StorageMetrics {
+        let storage = StorageMetrics {
+            log_fsync_seconds: flush_seconds(),
+            store_commit_seconds: flush_seconds(),
+            log_size_bytes: Gauge::default(),
+            snapshot_damaged: Counter::default(),
+            map_bytes: Gauge::default(),
+            map_used_bytes: Gauge::default(),
+            free_bytes: Gauge::default(),
+            read_only: Gauge::default(),
+            kv_keys: Gauge::default(),
+            snapshots: Family::default(),
+            snapshot_seconds: Family::new_with_constructor(snapshot_seconds),
+        };
+        for op in SnapshotOp::ALL {
+            for result in ["ok", "failed"] {
+                drop(storage.snapshots.get_or_create(&SnapshotDone { op: op.name(), result }));
+            }
+        }
+        storage.register(registry);
+        storage
+    }
+
+    #[rustfmt::skip]
+    fn register(&self, registry: &mut Registry) {
+        registry.register("raft_log_fsync_seconds", "One durable commit of the log; above 0.1 s the disk endangers the leader's lease", self.log_fsync_seconds.clone());
+        registry.register("store_commit_seconds", "One commit of the state, not durable by itself", self.store_commit_seconds.clone());
+        registry.register("raft_log_size_bytes", "Bytes used by the log; a rise without end means that purging fails", self.log_size_bytes.clone());
+        registry.register("raft_snapshots", "Snapshots by operation and result", self.snapshots.clone());
+        registry.register("raft_snapshot_duration_seconds", "Time of one snapshot operation", self.snapshot_seconds.clone());
+        registry.register("raft_snapshot_damaged", "Snapshots set aside because their checksum was wrong; any rise means a bad disk", self.snapshot_damaged.clone());
+        registry.register("store_map_bytes", "Size limit of the state's LMDB map", self.map_bytes.clone());
+        registry.register("store_map_used_bytes", "Bytes of the map in use; near the limit writes end: raise storage.map_size", self.map_used_bytes.clone());
+        registry.register("store_free_bytes", "Free on the file system of the data directory; below storage.free_reserve the node goes read-only", self.free_bytes.clone());
+        registry.register("store_read_only", "1 while the node takes no writes because of its disk", self.read_only.clone());
+        registry.register("kv_keys", "Keys in the store", self.kv_keys.clone());
+    }
+
+    /// Counts one finished snapshot operation and how long it took.
+    pub fn snapshot_done(&self, op: SnapshotOp, ok: bool, took: Duration) {
+        let result = if ok { "ok" } else { "failed" };
+        self.snapshots.get_or_create(&SnapshotDone { op: op.name(), result }).inc();
+        self.snapshot_seconds.get_or_create(&[("op", op.name())]).observe(took.as_secs_f64());
+    }
+}

@@ -1,0 +1,165 @@
+//! What a scrape must look like.
+
+use super::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// The catalogue: dashboards and alerts quote these names.
+const NAMES: [&str; 48] = [
+    "konsul_build_info gauge",
+    "konsul_blocking_queries gauge",
+    "konsul_http_request_seconds histogram",
+    "konsul_http_requests counter",
+    "konsul_kv_keys gauge",
+    "konsul_peer_calls_in_flight gauge",
+    "konsul_peer_connect_failures counter",
+    "konsul_peer_connections gauge",
+    "konsul_peer_refused counter",
+    "konsul_peer_requests_in_flight gauge",
+    "konsul_peer_snapshot_received_bytes counter",
+    "konsul_peer_snapshot_sent_bytes counter",
+    "konsul_raft_applied_index gauge",
+    "konsul_raft_apply counter",
+    "konsul_raft_apply_errors counter",
+    "konsul_raft_apply_latency_ms histogram",
+    "konsul_raft_commit_index gauge",
+    "konsul_raft_commit_latency_ms histogram",
+    "konsul_raft_fsm_pending gauge",
+    "konsul_raft_has_quorum gauge",
+    "konsul_raft_inflight_bytes gauge",
+    "konsul_raft_is_leader gauge",
+    "konsul_raft_last_contact_seconds gauge",
+    "konsul_raft_last_log_index gauge",
+    "konsul_raft_leader_changes counter",
+    "konsul_raft_log_fsync_seconds histogram",
+    "konsul_raft_log_size_bytes gauge",
+    "konsul_raft_members gauge",
+    "konsul_raft_replication_lag gauge",
+    "konsul_raft_role gauge",
+    "konsul_raft_snapshot_damaged counter",
+    "konsul_raft_snapshot_duration_seconds histogram",
+    "konsul_raft_snapshot_index gauge",
+    "konsul_raft_snapshots counter",
+    "konsul_raft_term gauge",
+    "konsul_raft_voters gauge",
+    "konsul_store_commit_seconds histogram",
+    "konsul_store_free_bytes gauge",
+    "konsul_store_map_bytes gauge",
+    "konsul_store_map_used_bytes gauge",
+    "konsul_store_read_only gauge",
+    "konsul_watch_wakeups counter",
+    "process_cpu_seconds counter",
+    "process_max_fds gauge",
+    "process_open_fds gauge",
+    "process_resident_memory_bytes gauge",
+    "process_start_time_seconds gauge",
+    "process_virtual_memory_bytes gauge",
+];
+
+/// Metrics after a bit of everything, in a cluster of five.
+fn busy() -> String {
+    let metrics = Metrics::new("n1", "c1");
+    for code in [200, 404, 500] {
+        metrics.http.requests.get_or_create(&Request { endpoint: "/v1/kv/{key}", method: "GET", code }).inc();
+    }
+    metrics.http.seconds.get_or_create(&Endpoint { endpoint: "/v1/kv/{key}", method: "GET" }).observe(0.001);
+    for peer in 1..=5 {
+        metrics.raft.replication_lag.get_or_create(&PeerLabel { peer }).set(3);
+        metrics.raft.last_contact_seconds.get_or_create(&PeerLabel { peer }).set(0.25);
+    }
+    metrics.raft.applied.kv_set.inc();
+    for op in [SnapshotOp::Build, SnapshotOp::Send, SnapshotOp::Install, SnapshotOp::Restore] {
+        metrics.storage.snapshot_done(op, true, Duration::from_millis(120));
+    }
+    metrics.encode()
+}
+
+fn families(text: &str, word: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix(word)?.trim().split_once(' '));
+    lines.map(|(name, rest)| (name.to_owned(), rest.to_owned())).collect()
+}
+
+fn series(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.starts_with('#'))
+}
+
+/// The label names of one line.
+fn labels(line: &str) -> Vec<&str> {
+    let inside = line.split_once('{').unwrap().1.rsplit_once('}').unwrap().0;
+    inside.split("\",").map(|pair| pair.split_once('=').unwrap().0).collect()
+}
+
+#[test]
+fn the_names_and_types_are_those_of_the_catalogue() {
+    let found: BTreeSet<String> =
+        families(&busy(), "# TYPE").into_iter().map(|(name, kind)| format!("{name} {kind}")).collect();
+    let expected: BTreeSet<String> = NAMES.iter().map(|name| (*name).into()).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn every_metric_has_help_that_is_a_sentence() {
+    let text = busy();
+    let help = families(&text, "# HELP");
+    for name in families(&text, "# TYPE").keys() {
+        let help = help.get(name).unwrap_or_else(|| panic!("{name} has no help"));
+        assert!(help.len() > 10 && help.ends_with('.') && !help.ends_with(".."), "{name}: {help}");
+    }
+}
+
+#[test]
+fn every_series_names_its_node_and_cluster_and_no_label_is_unbounded() {
+    let allowed = BTreeSet::from([
+        "cluster", "node", "version", "git", "role", "peer", "type", "reason", "op", "result", "endpoint", "method",
+        "code", "le", "purpose",
+    ]);
+    for line in series(&busy()) {
+        assert!(line.contains(r#"cluster="c1""#) && line.contains(r#"node="n1""#), "{line}");
+        for label in labels(line) {
+            assert!(allowed.contains(label), "label {label} in {line}");
+        }
+    }
+}
+
+#[test]
+fn the_number_of_series_is_bounded() {
+    let count = series(&busy()).count();
+    assert!(count < 400, "{count} series with one HTTP endpoint; the budget of a whole node is 1,500");
+}
+
+#[test]
+fn exactly_one_role_is_set_at_a_time() {
+    let metrics = Metrics::new("n1", "c1");
+    for (role, name) in [(RoleMetric::Leader, "leader"), (RoleMetric::Follower, "follower")] {
+        metrics.raft.set_role(role);
+        let text = metrics.encode();
+        let set: Vec<&str> =
+            series(&text).filter(|line| line.starts_with("konsul_raft_role{") && line.ends_with(" 1")).collect();
+        assert_eq!(set.len(), 1, "{set:?}");
+        assert!(set[0].contains(&format!(r#"role="{name}""#)), "{set:?}");
+        assert_eq!(metrics.raft.is_leader.get(), u64::from(role == RoleMetric::Leader));
+    }
+}
+
+#[test]
+fn counters_of_failures_start_at_zero_and_end_in_total() {
+    let metrics = Metrics::new("n1", "c1");
+    metrics.raft.proposal_failed(ProposalFailure::Busy);
+    let text = metrics.encode();
+    let value = |reason: &str| {
+        let line = series(&text).find(|line| {
+            line.starts_with("konsul_raft_apply_errors_total{") && line.contains(&format!(r#"reason="{reason}""#))
+        });
+        line.unwrap_or_else(|| panic!("no series for {reason}")).rsplit_once(' ').unwrap().1.to_owned()
+    };
+    assert_eq!((value("busy").as_str(), value("no_leader").as_str()), ("1", "0"));
+}
+
+#[test]
+fn a_former_leader_forgets_its_peers() {
+    let metrics = Metrics::new("n1", "c1");
+    metrics.raft.replication_lag.get_or_create(&PeerLabel { peer: 2 }).set(9);
+    assert!(metrics.encode().contains("konsul_raft_replication_lag{"));
+    metrics.raft.clear_peers();
+    assert!(!metrics.encode().contains("konsul_raft_replication_lag{"));
+}
