@@ -1,0 +1,7 @@
+//! One cluster is formed, others join it.  Knows nothing about: keys and values.
+
+mod bootstrap;
+mod join;
+
+pub use bootstrap::{Former, Seat, begin};
+pub use join::{JoinAnswer, JoinRequest, Promise};

@@ -1,0 +1,77 @@
+//! What peers ask of this node: openraft's messages, and members' requests.
+
+use super::Consensus;
+use super::forward::{Answer, Request};
+use crate::raft_types::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotMeta, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
+};
+use crate::storage::SnapshotFile;
+use bytes::Bytes;
+use openraft::Snapshot;
+
+impl Consensus {
+    /// Entries or a heartbeat of a leader.
+    pub async fn append(&self, request: AppendEntriesRequest) -> Result<AppendEntriesResponse, String> {
+        if !request.entries.is_empty() && self.inner.space.is_critical() {
+            // Better no answer than a flush that fails and stops the node.
+            return Err("disk full: no entries are taken until space returns".to_owned());
+        }
+        let response = self.inner.raft.append_entries(request).await.map_err(|e| e.to_string())?;
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            self.inner.leadership.heard_now();
+        }
+        Ok(response)
+    }
+
+    /// A candidate asks for a vote.
+    pub async fn vote(&self, request: VoteRequest) -> Result<VoteResponse, String> {
+        self.may_vote(&request)?;
+        self.inner.raft.vote(request).await.map_err(|e| e.to_string())
+    }
+
+    /// Somebody asks whether it could win.
+    pub async fn pre_vote(&self, request: VoteRequest) -> Result<VoteResponse, String> {
+        self.may_vote(&request)?;
+        self.inner.raft.pre_vote(request).await.map_err(|e| e.to_string())
+    }
+
+    fn may_vote(&self, request: &VoteRequest) -> Result<(), String> {
+        // A transfer is asked for by the old leader, which gave its lease up before.
+        if request.leadership_transfer || self.inner.clock.now() >= self.inner.votes_from {
+            return Ok(());
+        }
+        Err("restarted less than a lease ago: a leader may still rely on this node's promise".to_owned())
+    }
+
+    /// The leader wants this node to take over.
+    pub async fn take_over(&self, request: TransferLeaderRequest) -> Result<TransferLeaderResponse, String> {
+        self.inner.raft.handle_transfer_leader(request).await.map_err(|e| e.to_string())
+    }
+
+    /// A snapshot that arrived whole.
+    pub async fn install(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        file: SnapshotFile,
+    ) -> Result<SnapshotResponse, String> {
+        self.inner.leadership.heard_now();
+        let snapshot = Snapshot { meta, snapshot: file };
+        self.inner.raft.install_full_snapshot(vote, snapshot).await.map_err(|e| e.to_string())
+    }
+
+    /// A member's request.
+    pub async fn answer(&self, request: Bytes) -> Bytes {
+        let answer = match Request::decode(&request) {
+            Ok(Request::Propose { command }) => self.propose_for_peer(request.slice_ref(command)).await,
+            Ok(Request::ReadIndex { consistency }) => {
+                let index = if self.leads() { self.read_index_here(consistency).await } else { None };
+                index.map_or(Answer::NotLeader, Answer::ReadIndex)
+            }
+            Ok(Request::Transfer { to }) => self.begin_transfer(to).await,
+            Err(error) => Answer::Unreadable(error.to_string()),
+        };
+        Bytes::from(answer.encode())
+    }
+}

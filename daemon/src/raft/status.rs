@@ -1,0 +1,216 @@
+//! The cluster as this node sees it, for people and programs.
+
+use super::propose::millis;
+use super::{Consensus, ReadError};
+use crate::raft_types::NodeInfo;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, ServerState};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// What a node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Leader,
+    Follower,
+    Candidate,
+    Learner,
+    /// Not (yet) a member, or stopping.
+    Joining,
+}
+
+impl Role {
+    pub(super) fn of(state: ServerState) -> Role {
+        match state {
+            ServerState::Leader => Role::Leader,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Learner => Role::Learner,
+            ServerState::Shutdown => Role::Joining,
+        }
+    }
+}
+
+/// A member as the answering node knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub id: u64,
+    pub info: NodeInfo,
+}
+
+/// What this node knows of its leader right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contact {
+    /// A leader is known and, if it is this node, a quorum acknowledged it within a lease.
+    pub known_leader: bool,
+    /// This node leads.
+    pub is_leader: bool,
+    /// Since the leader was heard; zero on the leader; `None` if never.
+    pub since_heard: Option<Duration>,
+}
+
+/// One member in a [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    pub peer: Peer,
+    pub voter: bool,
+    pub is_leader: bool,
+    /// Entries behind the leader; only the leader knows.
+    pub lag: Option<u64>,
+    /// Since it last answered the leader; only the leader knows.
+    pub last_contact: Option<Duration>,
+}
+
+/// The cluster as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// A UUID; `None` before the node is a member.
+    pub cluster_id: Option<[u8; 16]>,
+    pub node: Peer,
+    pub role: Role,
+    pub term: u64,
+    pub last_log_index: u64,
+    pub commit_index: u64,
+    pub applied_index: u64,
+    pub snapshot_index: u64,
+    pub contact: Contact,
+    pub leader: Option<Peer>,
+    pub members: Vec<MemberStatus>,
+    /// Voters of whom a majority has to agree; two sets, and a majority of each, while the members change.
+    pub voter_sets: Vec<BTreeSet<u64>>,
+    /// The membership is committed and no change of it is under way.
+    pub settled: bool,
+    /// Why this node takes no writes, if so ("disk full: …").
+    pub read_only: Option<String>,
+}
+
+/// A snapshot of this node's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    pub index: u64,
+    pub term: u64,
+    pub bytes: u64,
+    pub sha256: [u8; 32],
+}
+
+/// How often the core is asked again for a snapshot that is waited for.
+const SNAPSHOT_LOOK: Duration = Duration::from_millis(200);
+/// A node that is further behind than this is not ready.
+const LAG_MAX: u64 = 1000;
+
+impl Consensus {
+    /// Cheap: a few atomics.
+    pub fn contact(&self) -> Contact {
+        let myself = self.inner.identity.node_id;
+        let leader = self.inner.leadership.leader(myself);
+        let is_leader = leader == Some(myself);
+        let since_heard = if is_leader { Some(Duration::ZERO) } else { self.inner.leadership.since_heard() };
+        Contact { known_leader: leader.is_some(), is_leader, since_heard }
+    }
+
+    /// This node leads, as far as openraft knows; whether it may answer is another question.
+    pub(super) fn leads(&self) -> bool {
+        self.inner.leadership.claimed() == Some(self.inner.identity.node_id)
+    }
+
+    /// Another node that openraft takes for the leader, acknowledged or not: where to try.
+    pub(super) fn claimed_leader(&self) -> Option<Peer> {
+        let id = self.inner.leadership.claimed().filter(|id| *id != self.inner.identity.node_id)?;
+        self.peer(id)
+    }
+
+    /// The acknowledged leader, if one is known.
+    pub fn leader(&self) -> Option<Peer> {
+        self.peer(self.inner.leadership.leader(self.inner.identity.node_id)?)
+    }
+
+    pub(super) fn peer(&self, id: u64) -> Option<Peer> {
+        let metrics = self.inner.raft.server_metrics();
+        let now = metrics.borrow_watched();
+        now.membership_config.membership().get_node(&id).map(|info| Peer { id, info: info.clone() })
+    }
+
+    /// Everything about the cluster as seen from here.
+    pub fn status(&self) -> Status {
+        let now = self.inner.raft.metrics().borrow_watched().clone();
+        let membership = now.membership_config.membership();
+        let last = now.last_log_index.unwrap_or(0);
+        let leader = self.leader();
+        let leading = now.state == ServerState::Leader;
+        let members = membership.nodes().map(|(id, info)| {
+            let myself = leading && *id == now.id;
+            let matched = now.replication.as_ref().and_then(|r| r.get(id)).map(|m| m.map_or(0, |m| m.index));
+            let heard = now.heartbeat.as_ref().and_then(|h| h.get(id)).copied().flatten();
+            MemberStatus {
+                peer: Peer { id: *id, info: info.clone() },
+                voter: membership.voter_ids().any(|voter| voter == *id),
+                is_leader: leader.as_ref().is_some_and(|l| l.id == *id),
+                lag: if myself { Some(0) } else { matched.map(|m| last.saturating_sub(m)) },
+                last_contact: if myself { Some(Duration::ZERO) } else { heard.map(|at| at.elapsed()) },
+            }
+        });
+        let members = members.collect();
+        let index = |id: Option<crate::raft_types::LogId>| id.map_or(0, |id| id.index);
+        let voter_sets = membership.get_joint_config().clone();
+        Status {
+            settled: voter_sets.len() == 1 && *now.membership_config.log_id() <= now.local_committed,
+            voter_sets,
+            cluster_id: Some(self.inner.identity.cluster_id),
+            node: Peer { id: now.id, info: self.inner.info.clone() },
+            role: Role::of(now.state),
+            term: now.current_term,
+            last_log_index: last,
+            commit_index: index(now.local_committed),
+            applied_index: index(now.last_applied),
+            snapshot_index: index(now.snapshot),
+            contact: self.contact(),
+            leader,
+            members,
+            read_only: self.inner.space.read_only(),
+        }
+    }
+
+    /// Why this node is not ready to serve, one sentence a reason; empty = ready.
+    pub fn not_ready(&self) -> Vec<String> {
+        let status = self.status();
+        let mut reasons = Vec::new();
+        if self.inner.stopping.load(std::sync::atomic::Ordering::Relaxed) {
+            reasons.push("the node is stopping".to_owned());
+        }
+        if !status.members.iter().any(|m| m.peer.id == status.node.id) {
+            reasons.push("the node is not a member of the cluster yet".to_owned());
+        }
+        if !status.contact.known_leader {
+            let heard = status.contact.since_heard;
+            let since = heard.map_or_else(|| "since its start".to_owned(), |age| format!("for {} ms", millis(age)));
+            reasons.push(format!("no cluster leader: none was heard {since}"));
+        }
+        let behind = status.commit_index.saturating_sub(status.applied_index);
+        if behind > LAG_MAX {
+            reasons.push(format!("the node is catching up: {behind} committed entries are not applied yet"));
+        }
+        reasons.extend(status.read_only);
+        reasons
+    }
+
+    /// Builds a snapshot of this node's state now.
+    pub async fn snapshot(&self) -> Result<SnapshotInfo, ReadError> {
+        let applied = self.inner.raft.metrics().borrow_watched().last_applied.map_or(0, |id| id.index);
+        let mut metrics = self.inner.raft.metrics();
+        while metrics.borrow_watched().snapshot.map_or(0, |id| id.index) < applied {
+            // Asked again while it waits: a snapshot that was being built already may end before this index.
+            self.inner.raft.trigger().snapshot().await.map_err(|_| ReadError::Stopping)?;
+            if let Ok(gone) = tokio::time::timeout(SNAPSHOT_LOOK, metrics.changed()).await {
+                gone.map_err(|_| ReadError::Stopping)?;
+            }
+        }
+        let newest = self.inner.state.newest_snapshot().ok_or(ReadError::Stopping)?;
+        let last = newest.meta.last_log_id;
+        Ok(SnapshotInfo {
+            index: last.map_or(0, |id| id.index),
+            term: last.map_or(0, |id| id.committed_leader_id().term),
+            bytes: newest.file.len,
+            sha256: newest.file.sha256,
+        })
+    }
+}
