@@ -1,0 +1,95 @@
+//! What can be configured of the HTTP API, and what it needs from the rest of the node.
+
+use crate::metrics::Metrics;
+use crate::raft::{Consensus, Consistency};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Section `http` of the configuration. Defaults and bounds are in the configuration's table of keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Addresses to listen on; never empty.
+    pub listen: Vec<SocketAddr>,
+    /// URL of this node for clients of others.
+    pub advertise: String,
+    /// Name of the datacenter: what clients may name as `?dc=`.
+    pub datacenter: String,
+    /// Largest value of a key.
+    pub value_bytes_max: u64,
+    /// Largest body of a transaction.
+    pub txn_bytes_max: u64,
+    /// Most operations in a transaction.
+    pub txn_ops_max: usize,
+    /// Largest body of a batch.
+    pub batch_bytes_max: u64,
+    /// Most operations in a batch.
+    pub batch_ops_max: usize,
+    /// Largest snapshot archive that may be restored.
+    pub restore_bytes_max: u64,
+    /// Most blocking queries that wait at a time; one more is answered 429.
+    pub watches_max: usize,
+    /// Most open connections; one more is closed at once.
+    pub connections_max: usize,
+    /// Most open connections of one client address; 0 = no limit.
+    pub connections_per_client_max: usize,
+    /// What happens to a write on a node that does not lead.
+    pub non_leader_writes: NonLeaderWrites,
+    /// Consistency of a read that does not ask for one.
+    pub default_consistency: DefaultConsistency,
+    /// How long the head of a request may take from its first byte.
+    pub header_timeout: Duration,
+    /// How long requests in flight may take to end when the node stops.
+    pub shutdown_grace: Duration,
+    /// Refuse paths with characters that do not print, as Consul does.
+    pub strict_paths: bool,
+}
+
+/// What a node does with a write when another one leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NonLeaderWrites {
+    /// Passes it to the leader, unseen by the client.
+    Forward,
+    /// Sends the client there: 307.
+    Redirect,
+    /// Refuses it: 409.
+    Reject,
+}
+
+/// Consistency of reads that do not ask for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultConsistency {
+    /// What the answering node has.
+    Stale,
+    /// What the leader has.
+    Leader,
+    /// What a quorum confirms.
+    Strong,
+}
+
+impl HttpConfig {
+    pub(super) fn consistency(&self) -> Consistency {
+        match self.default_consistency {
+            DefaultConsistency::Stale => Consistency::Stale,
+            DefaultConsistency::Leader => Consistency::Leader,
+            DefaultConsistency::Strong => Consistency::Strong,
+        }
+    }
+}
+
+/// What the API needs from the node.
+#[derive(Clone)]
+pub struct Deps {
+    /// The replicated state.
+    pub consensus: Consensus,
+    /// Where requests are counted.
+    pub metrics: Metrics,
+    /// Section `http` of the configuration.
+    pub config: HttpConfig,
+    /// Name of this node.
+    pub node_name: String,
+    /// UUID of this node, as text.
+    pub node_uuid: String,
+    /// A directory for files that live as long as a request.
+    pub work_dir: PathBuf,
+}

@@ -1,0 +1,226 @@
+//! Connections: how many there may be, and how long a client may take for the head of a request.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Counts open connections.
+#[derive(Debug)]
+pub(super) struct Admission {
+    max: usize,
+    /// 0 = no limit.
+    per_client_max: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    total: usize,
+    /// Only filled when there is a limit.
+    per_client: HashMap<IpAddr, usize>,
+}
+
+/// One open connection; dropped, its place is free.
+#[derive(Debug)]
+pub(super) struct Place {
+    admission: Arc<Admission>,
+    client: IpAddr,
+}
+
+/// Which limit is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    Total,
+    Client,
+}
+
+impl Admission {
+    pub(super) fn new(max: usize, per_client_max: usize) -> Arc<Admission> {
+        Arc::new(Admission { max, per_client_max, open: Mutex::default() })
+    }
+
+    pub(super) fn enter(self: &Arc<Admission>, client: IpAddr) -> Result<Place, Full> {
+        let mut open = self.open();
+        if open.total >= self.max {
+            return Err(Full::Total);
+        }
+        if self.per_client_max > 0 {
+            let of_client = open.per_client.entry(client).or_insert(0);
+            if *of_client >= self.per_client_max {
+                return Err(Full::Client);
+            }
+            *of_client += 1;
+        }
+        open.total += 1;
+        Ok(Place { admission: self.clone(), client })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.admission.open();
+        open.total -= 1;
+        if let Some(of_client) = open.per_client.get_mut(&self.client) {
+            *of_client -= 1;
+            if *of_client == 0 {
+                open.per_client.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// Since when the head of a request is under way. Cheaper than a timer per request: whoever looks from time to time
+/// sees a head that takes too long, and connections that are merely idle stay.
+#[derive(Debug)]
+pub(super) struct HeadClock {
+    base: Instant,
+    /// `IDLE`, `BUSY`, or when the first byte came, in milliseconds since `base`.
+    state: AtomicU64,
+}
+
+const IDLE: u64 = u64::MAX;
+const BUSY: u64 = u64::MAX - 1;
+
+/// While it lives, a request is being answered.
+#[derive(Debug)]
+pub(super) struct Answering<'c> {
+    clock: &'c HeadClock,
+}
+
+impl HeadClock {
+    pub(super) fn new() -> Arc<HeadClock> {
+        Arc::new(HeadClock { base: Instant::now(), state: AtomicU64::new(IDLE) })
+    }
+
+    fn bytes_came(&self) {
+        if self.state.load(Ordering::Relaxed) == IDLE {
+            self.state.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn answering(&self) -> Answering<'_> {
+        self.state.store(BUSY, Ordering::Relaxed);
+        Answering { clock: self }
+    }
+
+    /// Whether a head has been under way for this long.
+    pub(super) fn is_overdue(&self, timeout: Duration) -> bool {
+        let began = self.state.load(Ordering::Relaxed);
+        began < BUSY && self.now().saturating_sub(began) >= millis(timeout)
+    }
+
+    fn now(&self) -> u64 {
+        millis(self.base.elapsed())
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(BUSY - 1)
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        self.clock.state.store(IDLE, Ordering::Relaxed);
+    }
+}
+
+/// A stream that tells the clock when bytes come.
+pub(super) struct Timed {
+    pub(super) stream: TcpStream,
+    pub(super) clock: Arc<HeadClock>,
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if polled.is_ready() && buf.filled().len() > before {
+            self.clock.bytes_came();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    #[test]
+    fn connections_are_limited_in_total_and_per_client() {
+        let admission = Admission::new(3, 2);
+        let first = admission.enter(client(1)).unwrap();
+        let second = admission.enter(client(1)).unwrap();
+        assert_eq!(admission.enter(client(1)).unwrap_err(), Full::Client);
+        let third = admission.enter(client(2)).unwrap();
+        assert_eq!(admission.enter(client(3)).unwrap_err(), Full::Total);
+        drop(first);
+        drop(admission.enter(client(1)).unwrap());
+        drop((second, third));
+        let open = admission.open();
+        assert_eq!((open.total, open.per_client.len()), (0, 0));
+    }
+
+    #[test]
+    fn without_a_limit_per_client_nobody_is_counted() {
+        let admission = Admission::new(2, 0);
+        let _first = admission.enter(client(1)).unwrap();
+        let _second = admission.enter(client(1)).unwrap();
+        assert!(admission.open().per_client.is_empty());
+        assert_eq!(admission.enter(client(1)).unwrap_err(), Full::Total);
+    }
+
+    #[test]
+    fn only_an_unfinished_head_is_overdue() {
+        let clock = HeadClock::new();
+        assert!(!clock.is_overdue(Duration::ZERO), "idle");
+        clock.bytes_came();
+        assert!(clock.is_overdue(Duration::ZERO));
+        assert!(!clock.is_overdue(Duration::from_secs(60)));
+        let answering = clock.answering();
+        clock.bytes_came();
+        assert!(!clock.is_overdue(Duration::ZERO), "a request is being answered");
+        drop(answering);
+        assert!(!clock.is_overdue(Duration::ZERO), "idle again");
+    }
+}

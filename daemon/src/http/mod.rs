@@ -1,0 +1,192 @@
+//! Consul's words in and out, all status codes.  Knows nothing about: LMDB, openraft types.
+//!
+//! A request meets the table of routes (`router`), its handler, and either the gate for reads and a view, or a
+//! command that is proposed. There is no other way.
+
+mod agent;
+mod archive;
+mod batch;
+mod blocking;
+mod body;
+mod cluster;
+mod config;
+mod connection;
+mod context;
+mod error;
+mod gojson;
+mod headers;
+mod health;
+mod json;
+mod kv;
+mod metrics;
+mod openapi;
+mod path;
+mod query;
+mod question;
+mod router;
+mod service;
+mod snapshot;
+mod state_file;
+mod status;
+mod txn;
+mod upload;
+
+pub use config::{DefaultConsistency, Deps, HttpConfig, NonLeaderWrites};
+pub use router::{Acl, Errors, Method, Param, Pattern, ROUTES, Reads, Route, Writes};
+
+use connection::{Admission, Full, HeadClock, Place, Timed};
+use context::Context;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use metrics::RouteMetrics;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Largest head of a request.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// How long the head of a request may take when the node stops.
+const DRAIN_HEAD_MAX: Duration = Duration::from_millis(500);
+/// Between two attempts to accept when the process has no file descriptor left.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// What every connection shares.
+struct Server {
+    context: Context,
+    metrics: RouteMetrics,
+    http1: http1::Builder,
+    header_timeout: Duration,
+    /// Cancelled when clients were given time enough to end.
+    cut: CancellationToken,
+}
+
+/// Serves until `shutdown` is cancelled, then drains: no new connections, blocked queries are answered with what there
+/// is, requests in flight end, kept-alive connections are closed; what is not done within the grace period is cut.
+pub async fn serve(listeners: Vec<TcpListener>, deps: Deps, shutdown: CancellationToken) {
+    if let Err(error) = std::fs::create_dir_all(&deps.work_dir) {
+        tracing::warn!(dir = %deps.work_dir.display(), %error, "no snapshot can be saved or restored");
+    }
+    let (connections, work) = (TaskTracker::new(), TaskTracker::new());
+    let grace = deps.config.shutdown_grace;
+    let admission = Admission::new(deps.config.connections_max, deps.config.connections_per_client_max);
+    let server = Arc::new(Server {
+        metrics: RouteMetrics::new(deps.metrics.http.clone()),
+        http1: http1_settings(),
+        header_timeout: deps.config.header_timeout,
+        cut: CancellationToken::new(),
+        context: Context::new(deps, work.clone(), shutdown.clone()),
+    });
+    for listener in listeners {
+        let accepting = accept(listener, server.clone(), admission.clone(), connections.clone());
+        // Its connections outlive it: they are drained below.
+        connections.spawn(shutdown.clone().run_until_cancelled_owned(accepting));
+    }
+    shutdown.cancelled().await;
+    connections.close();
+    if tokio::time::timeout(grace, connections.wait()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "requests did not end within the grace period and are cut");
+        server.cut.cancel();
+        connections.wait().await;
+    }
+    work.close();
+    if tokio::time::timeout(grace, work.wait()).await.is_err() {
+        tracing::warn!(tasks = work.len(), "a snapshot or restore did not end within the grace period");
+    }
+}
+
+fn http1_settings() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .keep_alive(true)
+        .pipeline_flush(true)
+        .max_header_size(HEAD_BYTES_MAX)
+        // Consul's spelling on the wire; some clients look for it by letter.
+        .title_case_headers(true);
+    builder
+}
+
+async fn accept(listener: TcpListener, server: Arc<Server>, admission: Arc<Admission>, connections: TaskTracker) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, client)) => match admission.enter(client.ip()) {
+                Ok(place) => {
+                    connections.spawn(serve_connection(server.clone(), stream, client, place));
+                }
+                // Closed at once, as Consul does: reading the request only to refuse it would be no protection.
+                Err(Full::Total) => tracing::debug!(%client, "too many connections: raise `http.connections_max`"),
+                Err(Full::Client) => {
+                    tracing::debug!(%client, "too many connections of one client: `http.connections_per_client_max`");
+                }
+            },
+            Err(error) if is_of_the_connection(&error) => {
+                tracing::debug!(%error, "connection ended before it was accepted");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed; connections wait until it works again");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// One connection, until it ends. `_place` is free again then.
+async fn serve_connection(server: Arc<Server>, stream: TcpStream, client: SocketAddr, _place: Place) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%client, %error, "answers may be delayed");
+    }
+    let clock = HeadClock::new();
+    let io = TokioIo::new(Timed { stream, clock: clock.clone() });
+    let service = service_fn(|request| {
+        let (server, clock) = (&server, &clock);
+        async move {
+            let _answering = clock.answering();
+            Ok::<_, Infallible>(service::answer(&server.context, &server.metrics, request).await)
+        }
+    });
+    let connection = server.http1.serve_connection(io, service);
+    tokio::pin!(connection);
+    let mut head_max = server.header_timeout;
+    let mut looks = every(head_max);
+    let mut draining = false;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            _ = looks.tick() => {
+                if clock.is_overdue(head_max) {
+                    tracing::debug!(%client, "head of a request did not come in time");
+                    return;
+                }
+            }
+            () = server.context.stop.cancelled(), if !draining => {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
+                // Nobody waits long for a request that has not even been made.
+                head_max = head_max.min(DRAIN_HEAD_MAX);
+                looks = every(head_max);
+            }
+            () = server.cut.cancelled() => return,
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%client, %error, "connection ended");
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let period = period.max(Duration::from_millis(1));
+    let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

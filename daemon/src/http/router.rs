@@ -1,0 +1,413 @@
+//! The one table of routes. Dispatch, refusals, the gating of writes, metrics, the OpenAPI document and tests are
+//! derived from it.
+
+use hyper::Method as HttpMethod;
+
+/// One method of one path.
+#[derive(Debug)]
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// Which paths.
+    pub pattern: Pattern,
+    pub(super) handler: Handler,
+    /// Whether it changes replicated state: then it may be sent to the leader.
+    pub writes: Writes,
+    /// What it honours of consistency and waiting.
+    pub reads: Reads,
+    /// What it will need once there are access rules.
+    pub acl: Acl,
+    /// Whose contract it is: errors are text as in Consul, or JSON.
+    pub errors: Errors,
+    /// One line for people.
+    pub summary: &'static str,
+    /// Its own parameters; those of `reads` are implied.
+    pub params: &'static [Param],
+}
+
+/// A method that some route has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "HTTP's words")]
+pub enum Method {
+    Get,
+    Put,
+    Post,
+    Delete,
+}
+
+/// Which paths a route answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pattern {
+    /// This one.
+    Exact(&'static str),
+    /// Every path that starts with this; the rest is the key.
+    Key(&'static str),
+}
+
+/// Who answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handler {
+    Root,
+    KvGet,
+    KvPut,
+    KvDelete,
+    Txn,
+    Batch,
+    StatusLeader,
+    StatusPeers,
+    AgentSelf,
+    SnapshotSave,
+    SnapshotRestore,
+    ClusterStatus,
+    ClusterLeader,
+    ClusterPeers,
+    ClusterDigest,
+    ClusterSnapshot,
+    ClusterTransfer,
+    Live,
+    Ready,
+    Metrics,
+    OpenApi,
+}
+
+/// Whether a route changes replicated state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// Never.
+    No,
+    /// Always.
+    Yes,
+    /// Depends on the operations in the body.
+    BodyDecides,
+}
+
+/// What a route honours of `?stale`, `?consistent`, `?leader`, `?consistency=`, `?max_stale=`, `?index=` and `?wait=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// Nothing: it does not read replicated state, or reads this node's on purpose.
+    Nothing,
+    /// How fresh.
+    Consistency,
+    /// How fresh, and waits for a change.
+    Blocking,
+    /// Waits for an index of this node.
+    Index,
+}
+
+/// What a caller must be allowed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of the rules")]
+pub enum Acl {
+    Nothing,
+    KeyRead,
+    KeyWrite,
+    /// By operation.
+    Operations,
+    AgentRead,
+    OperatorRead,
+    OperatorWrite,
+    Management,
+}
+
+/// How errors are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Errors {
+    /// Plain text.
+    Text,
+    /// `{"error": …}`.
+    Json,
+}
+
+/// A parameter of the query string.
+#[derive(Debug, Clone, Copy)]
+pub struct Param {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub about: &'static str,
+}
+
+const fn param(name: &'static str, about: &'static str) -> Param {
+    Param { name, about }
+}
+
+const DC: Param = param("dc", "Name of the datacenter; there is one.");
+const PRETTY: Param = param("pretty", "Indent the JSON.");
+const CAS_PUT: Param = param("cas", "Write only if the key's ModifyIndex is this; 0: only if it is absent.");
+const CAS_DELETE: Param = param("cas", "Delete only if the key's ModifyIndex is this.");
+const FLAGS: Param = param("flags", "An unsigned number kept with the value.");
+const ACQUIRE: Param = param("acquire", "Take the lock for this session.");
+const RELEASE: Param = param("release", "Release the lock of this session.");
+const RECURSE_GET: Param = param("recurse", "Every entry whose key starts with the path.");
+const RECURSE_DELETE: Param = param("recurse", "Delete every key that starts with the path.");
+const KEYS: Param = param("keys", "Only the keys that start with the path.");
+const SEPARATOR: Param = param("separator", "Cut each key after the first of these behind the prefix.");
+const RAW: Param = param("raw", "The value as it is, not JSON.");
+const REDIRECT: Param = param("leader_redirect", "1: answer 307 with the leader's URL instead of forwarding.");
+
+/// Every route, those that are asked for most first.
+pub static ROUTES: [Route; ROUTE_COUNT] = [
+    Route {
+        params: &[RAW, RECURSE_GET, KEYS, SEPARATOR, DC, PRETTY],
+        acl: Acl::KeyRead,
+        ..read(Pattern::Key("/v1/kv/"), Handler::KvGet, Reads::Blocking, "Read a key, a tree or a list of keys")
+    },
+    Route {
+        params: &[CAS_PUT, FLAGS, ACQUIRE, RELEASE, DC, REDIRECT],
+        acl: Acl::KeyWrite,
+        ..write(Method::Put, Pattern::Key("/v1/kv/"), Handler::KvPut, "Write a key; the body is the value")
+    },
+    Route {
+        params: &[RECURSE_DELETE, CAS_DELETE, DC, REDIRECT],
+        acl: Acl::KeyWrite,
+        ..write(Method::Delete, Pattern::Key("/v1/kv/"), Handler::KvDelete, "Delete a key or a tree")
+    },
+    Route {
+        writes: Writes::BodyDecides,
+        reads: Reads::Consistency,
+        params: &[DC, PRETTY, REDIRECT],
+        acl: Acl::Operations,
+        ..write(Method::Put, Pattern::Exact("/v1/txn"), Handler::Txn, "Several operations, all or nothing")
+    },
+    Route { acl: Acl::Operations, ..ours(write(Method::Put, Pattern::Exact(BATCH), Handler::Batch, BATCH_SUMMARY)) },
+    Route { acl: Acl::Operations, ..ours(write(Method::Post, Pattern::Exact(BATCH), Handler::Batch, BATCH_SUMMARY)) },
+    Route {
+        params: &[DC, PRETTY],
+        ..read(Pattern::Exact("/v1/status/leader"), Handler::StatusLeader, Reads::Nothing, "Peer address of the leader")
+    },
+    Route {
+        params: &[DC, PRETTY],
+        ..read(Pattern::Exact("/v1/status/peers"), Handler::StatusPeers, Reads::Nothing, "Peer addresses of the voters")
+    },
+    Route {
+        params: &[PRETTY],
+        acl: Acl::AgentRead,
+        ..read(Pattern::Exact("/v1/agent/self"), Handler::AgentSelf, Reads::Nothing, "What this node is")
+    },
+    Route {
+        params: &[DC],
+        acl: Acl::Management,
+        ..read(Pattern::Exact(SNAPSHOT), Handler::SnapshotSave, Reads::Consistency, "Save everything as an archive")
+    },
+    Route {
+        params: &[DC, REDIRECT],
+        acl: Acl::Management,
+        ..write(Method::Put, Pattern::Exact(SNAPSHOT), Handler::SnapshotRestore, "Replace everything from an archive")
+    },
+    cluster(Method::Get, "/v1/cluster/status", Handler::ClusterStatus, "The cluster as this node sees it"),
+    cluster(Method::Get, "/v1/cluster/leader", Handler::ClusterLeader, "Who leads"),
+    cluster(Method::Get, "/v1/cluster/peers", Handler::ClusterPeers, "Every member"),
+    Route {
+        reads: Reads::Index,
+        ..cluster(Method::Get, "/v1/cluster/digest", Handler::ClusterDigest, "A hash of the replicated state")
+    },
+    cluster(Method::Put, CLUSTER_SNAPSHOT, Handler::ClusterSnapshot, CLUSTER_SNAPSHOT_SUMMARY),
+    cluster(Method::Post, CLUSTER_SNAPSHOT, Handler::ClusterSnapshot, CLUSTER_SNAPSHOT_SUMMARY),
+    cluster(Method::Put, TRANSFER, Handler::ClusterTransfer, TRANSFER_SUMMARY),
+    cluster(Method::Post, TRANSFER, Handler::ClusterTransfer, TRANSFER_SUMMARY),
+    ours(read(Pattern::Exact("/health/live"), Handler::Live, Reads::Nothing, "Whether this process serves")),
+    ours(read(
+        Pattern::Exact("/health/ready"),
+        Handler::Ready,
+        Reads::Nothing,
+        "Whether this node is ready, or why not",
+    )),
+    read(Pattern::Exact("/metrics"), Handler::Metrics, Reads::Nothing, "Metrics in the OpenMetrics format"),
+    ours(read(Pattern::Exact("/v1/openapi.json"), Handler::OpenApi, Reads::Nothing, "This document")),
+    read(Pattern::Exact("/"), Handler::Root, Reads::Nothing, "A greeting"),
+];
+
+const ROUTE_COUNT: usize = 24;
+const BATCH: &str = "/v1/batch";
+const BATCH_SUMMARY: &str = "Many key/value writes in one log entry";
+const SNAPSHOT: &str = "/v1/snapshot";
+const CLUSTER_SNAPSHOT: &str = "/v1/cluster/snapshot";
+const CLUSTER_SNAPSHOT_SUMMARY: &str =
+    "Build a snapshot of this node's state for itself, so that its log can be purged";
+const TRANSFER: &str = "/v1/cluster/transfer-leadership";
+const TRANSFER_SUMMARY: &str = "Move the leadership to a named node, or to the best one";
+
+const fn read(pattern: Pattern, handler: Handler, reads: Reads, summary: &'static str) -> Route {
+    Route {
+        method: Method::Get,
+        pattern,
+        handler,
+        writes: Writes::No,
+        reads,
+        acl: Acl::Nothing,
+        errors: Errors::Text,
+        summary,
+        params: &[],
+    }
+}
+
+const fn write(method: Method, pattern: Pattern, handler: Handler, summary: &'static str) -> Route {
+    Route { method, writes: Writes::Yes, params: &[REDIRECT], ..read(pattern, handler, Reads::Nothing, summary) }
+}
+
+const fn ours(route: Route) -> Route {
+    Route { errors: Errors::Json, ..route }
+}
+
+const fn cluster(method: Method, path: &'static str, handler: Handler, summary: &'static str) -> Route {
+    let acl = match method {
+        Method::Get => Acl::OperatorRead,
+        Method::Put | Method::Post | Method::Delete => Acl::OperatorWrite,
+    };
+    let route = read(Pattern::Exact(path), handler, Reads::Nothing, summary);
+    Route { method, acl, params: &[PRETTY], errors: Errors::Json, ..route }
+}
+
+impl Method {
+    /// As it goes over the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Put => "PUT",
+            Method::Post => "POST",
+            Method::Delete => "DELETE",
+        }
+    }
+}
+
+impl Pattern {
+    /// What of `path` is behind the pattern, if it matches. `/cluster/…` is another name of `/v1/cluster/…`.
+    fn rest<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
+        match self {
+            Pattern::Key(prefix) => path.strip_prefix(prefix.as_bytes()),
+            Pattern::Exact(exact) => {
+                let exact = exact.as_bytes();
+                let unversioned = || exact.starts_with(b"/v1/cluster/") && exact[b"/v1".len()..] == *path;
+                (exact == path || unversioned()).then_some(b"")
+            }
+        }
+    }
+}
+
+impl Route {
+    /// The path with its variable part named.
+    pub fn template(&self) -> &'static str {
+        match self.pattern {
+            Pattern::Exact(path) => path,
+            Pattern::Key("/v1/kv/") => "/v1/kv/{key}",
+            Pattern::Key(prefix) => prefix,
+        }
+    }
+}
+
+/// What the table says of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found<'p> {
+    /// This route, and what is behind its prefix.
+    Route {
+        at: usize,
+        rest: &'p [u8],
+    },
+    /// `OPTIONS`, answered with the methods of the path.
+    Options {
+        allow: String,
+    },
+    /// The path is there, the method is not. `errors` as its routes have them.
+    OtherMethod {
+        allow: String,
+        errors: Errors,
+    },
+    /// The path lacks its final slash.
+    Slash,
+    Unknown,
+}
+
+/// The route of a request; `path` is decoded and clean.
+pub(super) fn find<'p>(method: &HttpMethod, path: &'p [u8]) -> Found<'p> {
+    let mut others = Vec::new();
+    for (at, route) in ROUTES.iter().enumerate() {
+        let Some(rest) = route.pattern.rest(path) else { continue };
+        if route.method.name() == method.as_str() {
+            return Found::Route { at, rest };
+        }
+        others.push(route);
+    }
+    let Some(first) = others.first() else {
+        let slash = ROUTES.iter().any(|route| match route.pattern {
+            Pattern::Key(prefix) => prefix.as_bytes().strip_suffix(b"/") == Some(path),
+            Pattern::Exact(_) => false,
+        });
+        return if slash { Found::Slash } else { Found::Unknown };
+    };
+    let errors = first.errors;
+    let allow = others.iter().fold("OPTIONS".to_owned(), |allow, route| allow + "," + route.method.name());
+    if method == HttpMethod::OPTIONS { Found::Options { allow } } else { Found::OtherMethod { allow, errors } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(method: &str, path: &'static str) -> Found<'static> {
+        find(&HttpMethod::from_bytes(method.as_bytes()).unwrap(), path.as_bytes())
+    }
+
+    /// A path that the pattern matches.
+    fn example(route: &Route) -> String {
+        route.template().replace("{key}", "some/key")
+    }
+
+    #[test]
+    fn no_two_routes_answer_the_same_request() {
+        for (at, route) in ROUTES.iter().enumerate() {
+            let path = example(route);
+            let matching: Vec<usize> = (0..ROUTES.len())
+                .filter(|n| ROUTES[*n].method == route.method && ROUTES[*n].pattern.rest(path.as_bytes()).is_some())
+                .collect();
+            assert_eq!(matching, [at], "{} {path}", route.method.name());
+        }
+    }
+
+    #[test]
+    fn every_route_that_is_not_a_get_says_whether_it_writes() {
+        for route in &ROUTES {
+            let name = format!("{} {}", route.method.name(), route.template());
+            // These act on the cluster or on the node, not on replicated state, and work on every node.
+            let acts_here = matches!(route.handler, Handler::ClusterSnapshot | Handler::ClusterTransfer);
+            match route.method {
+                Method::Get => assert_eq!(route.writes, Writes::No, "{name}"),
+                Method::Put | Method::Post | Method::Delete => {
+                    assert_eq!(route.writes == Writes::No, acts_here, "{name}");
+                }
+            }
+            if route.writes != Writes::No {
+                let redirect = route.params.iter().any(|param| param.name == REDIRECT.name);
+                assert!(redirect, "{name} can be redirected and does not say so");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_whatever_follows_the_prefix() {
+        assert_eq!(found("GET", "/v1/kv/a/b"), Found::Route { at: 0, rest: b"a/b" });
+        assert_eq!(found("GET", "/v1/kv/"), Found::Route { at: 0, rest: b"" });
+        assert_eq!(found("PUT", "/v1/kv"), Found::Slash);
+        assert_eq!(found("GET", "/v1/session/list"), Found::Unknown);
+        assert_eq!(found("GET", "/v1/txn/"), Found::Unknown);
+    }
+
+    #[test]
+    fn a_wrong_method_is_told_the_right_ones_in_order() {
+        let allow = || "OPTIONS,GET,PUT,DELETE".to_owned();
+        for method in ["POST", "PATCH", "HEAD"] {
+            assert_eq!(found(method, "/v1/kv/a"), Found::OtherMethod { allow: allow(), errors: Errors::Text });
+        }
+        assert_eq!(found("OPTIONS", "/v1/kv/a"), Found::Options { allow: allow() });
+        let txn = Found::OtherMethod { allow: "OPTIONS,PUT".to_owned(), errors: Errors::Text };
+        assert_eq!(found("POST", "/v1/txn"), txn);
+    }
+
+    #[test]
+    fn the_cluster_has_two_names() {
+        for path in ["/v1/cluster/status", "/cluster/status"] {
+            let Found::Route { at, .. } = found("GET", path) else { panic!("{path} is not found") };
+            assert_eq!(ROUTES[at].handler, Handler::ClusterStatus);
+        }
+        assert_eq!(found("GET", "/txn"), Found::Unknown);
+    }
+}
