@@ -1,0 +1,88 @@
+//! konsuld: the life of one node.
+
+use clap::Parser;
+use konsuld::config::{Args, Config, Start};
+use konsuld::node::Node;
+use konsuld::{shutdown, telemetry};
+use std::error::Error;
+use std::process::ExitCode;
+use tokio::runtime::{Builder, Handle, Runtime};
+
+// Many threads allocate and free each other's buffers all the time; the system allocator keeps what they free.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// The node could not start, or a part of it failed: systemd restarts it.
+const FAILED: u8 = 1;
+/// The configuration is wrong: a restart would not help.
+const BAD_CONFIG: u8 = 2;
+
+fn main() -> ExitCode {
+    // Usage errors end here, nothing is opened yet.
+    let args = Args::parse();
+    let config = match args.start() {
+        Ok(Start::Run(config)) => *config,
+        Ok(Start::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return failed(&error, BAD_CONFIG),
+    };
+    if let Err(error) = telemetry::init(&config.log) {
+        return failed(&error, FAILED);
+    }
+    // A half-dead node is worse than a restarted one.
+    telemetry::abort_on_panic();
+    let (raft, http) = match (runtime("raft"), runtime("http")) {
+        (Ok(raft), Ok(http)) => (raft, http),
+        (Err(error), _) | (_, Err(error)) => return failed(&error, FAILED),
+    };
+    let code = raft.block_on(run(config, http.handle()));
+    http.shutdown_background();
+    code
+}
+
+/// Consensus and HTTP have threads of their own: a storm of requests must not cause an election. Half of the cores
+/// each: the log writer and the apply thread need theirs, and with more threads than cores a write costs half as much
+/// again in switches between them.
+fn runtime(name: &str) -> std::io::Result<Runtime> {
+    let threads = (std::thread::available_parallelism()?.get() / 2).max(1);
+    Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
+}
+
+async fn run(config: Config, http: &Handle) -> ExitCode {
+    let stop = match shutdown::on_signal() {
+        Ok(stop) => stop,
+        Err(error) => return failed(&error, FAILED),
+    };
+    // Verify and recover; no port is bound yet.
+    let node = match Node::open(config) {
+        Ok(node) => node,
+        Err(error) => return failed(&error, FAILED),
+    };
+    let running = match node.start(http, &stop).await {
+        Ok(running) => running,
+        Err(_) if stop.is_cancelled() => return ExitCode::SUCCESS,
+        Err(error) => return failed(&error, FAILED),
+    };
+    if let Some(reason) = running.until_stopped(&stop).await {
+        // Nothing is drained: after a failed flush or a panic of the core nothing here can be trusted.
+        tracing::error!(%reason, "the node cannot go on");
+        return ExitCode::from(FAILED);
+    }
+    running.drain().await;
+    ExitCode::SUCCESS
+}
+
+/// Says what failed, with every cause.
+fn failed(error: &dyn Error, code: u8) -> ExitCode {
+    let mut text = format!("konsuld: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    eprintln!("{text}");
+    ExitCode::from(code)
+}

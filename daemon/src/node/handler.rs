@@ -1,0 +1,108 @@
+//! What this node does with its peers' requests: hands them to consensus, once there is one.
+
+use crate::cluster::{JoinAnswer, JoinRequest, Promise};
+use crate::peer::{LocalIdentity, PeerHandler, PeerIdentity};
+use crate::raft::{AdmitError, Consensus};
+use crate::raft_types::{
+    AppendEntriesRequest, AppendEntriesResponse, NodeInfo, SnapshotMeta, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
+};
+use crate::storage::SnapshotFile;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+/// Serves peers before and after this node became a member.
+pub(super) struct Handler {
+    local: ArcSwap<LocalIdentity>,
+    snapshots: PathBuf,
+    promise: Promise,
+    consensus: OnceLock<Consensus>,
+}
+
+impl Handler {
+    pub(super) fn new(local: LocalIdentity, snapshots: PathBuf, promise: Promise) -> Handler {
+        Handler { local: ArcSwap::from_pointee(local), snapshots, promise, consensus: OnceLock::new() }
+    }
+
+    pub(super) fn promise(&self) -> &Promise {
+        &self.promise
+    }
+
+    /// From now on this node is a member.
+    pub(super) fn begin(&self, local: LocalIdentity, consensus: Consensus) {
+        self.local.store(Arc::new(local));
+        assert!(self.consensus.set(consensus).is_ok(), "a node becomes a member once");
+    }
+
+    fn member(&self) -> Result<&Consensus, String> {
+        self.consensus.get().ok_or_else(|| "this node is not a member of a cluster yet".to_owned())
+    }
+
+    async fn admit(&self, from: &PeerIdentity, request: JoinRequest) -> JoinAnswer {
+        if request.name != from.name {
+            let why = format!("the request names {:?}, the certificate {:?}", request.name, from.name);
+            return JoinAnswer::Refused { why };
+        }
+        let Some(consensus) = self.consensus.get() else {
+            let promised = request.former && self.promise.give(&request.name);
+            return JoinAnswer::NotMember { promised };
+        };
+        let info = NodeInfo { name: request.name, rpc: request.rpc, http: request.http };
+        match consensus.admit(request.wished, info).await {
+            Ok(node_id) => JoinAnswer::Granted { cluster_id: consensus.identity().cluster_id, node_id },
+            Err(AdmitError::NotLeader) => {
+                JoinAnswer::NotLeader { rpc: consensus.leader().map(|leader| leader.info.rpc) }
+            }
+            Err(error) => JoinAnswer::Refused { why: error.to_string() },
+        }
+    }
+}
+
+impl PeerHandler for Handler {
+    fn local(&self) -> LocalIdentity {
+        LocalIdentity::clone(&self.local.load())
+    }
+
+    async fn append(&self, request: AppendEntriesRequest) -> Result<AppendEntriesResponse, String> {
+        self.member()?.append(request).await
+    }
+
+    async fn vote(&self, request: VoteRequest) -> Result<VoteResponse, String> {
+        self.member()?.vote(request).await
+    }
+
+    async fn pre_vote(&self, request: VoteRequest) -> Result<VoteResponse, String> {
+        self.member()?.pre_vote(request).await
+    }
+
+    async fn transfer_leader(&self, request: TransferLeaderRequest) -> Result<TransferLeaderResponse, String> {
+        self.member()?.take_over(request).await
+    }
+
+    fn snapshot_dir(&self) -> PathBuf {
+        self.snapshots.clone()
+    }
+
+    async fn snapshot(&self, vote: Vote, meta: SnapshotMeta, file: SnapshotFile) -> Result<SnapshotResponse, String> {
+        self.member()?.install(vote, meta, file).await
+    }
+
+    async fn forward(&self, from: PeerIdentity, request: Bytes) -> Bytes {
+        let Ok(consensus) = self.member() else {
+            tracing::debug!(peer = from.node_id, "a member asked before this node was one");
+            return Bytes::new();
+        };
+        consensus.answer(request).await
+    }
+
+    async fn join(&self, from: PeerIdentity, request: Bytes) -> Bytes {
+        let answer = match JoinRequest::decode(&request) {
+            Ok(request) => self.admit(&from, request).await,
+            Err(error) => JoinAnswer::Refused { why: error.to_string() },
+        };
+        tracing::info!(name = %from.name, from = %from.address, ?answer, "a node asked to join");
+        Bytes::from(answer.encode())
+    }
+}

@@ -1,0 +1,266 @@
+//! One node: what it is made of, the order in which its parts start and stop.  Holds no logic of its own.
+
+mod build;
+mod handler;
+
+use crate::clock::Clock;
+use crate::cluster::{self, Promise};
+use crate::config::Config;
+use crate::http;
+use crate::leader;
+use crate::metrics::Metrics;
+use crate::peer::{self, Limits, Pool, Transport};
+use crate::raft::{Consensus, Parts, StartError};
+use crate::storage::{Identity, OpenError, Space, SpaceConfig, Storage};
+use crate::tls::{Tls, TlsError};
+use crate::watch::Watches;
+use handler::Handler;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Peer connections at a time: a few per member, and some for those who join.
+const PEER_CONNECTIONS_MAX: usize = 1024;
+
+/// A node whose storage is open and whose ports are not.
+pub struct Node {
+    config: Config,
+    clock: Clock,
+    metrics: Metrics,
+    storage: Storage,
+    space: Arc<Space>,
+    transport: Transport,
+}
+
+/// A node that serves.
+pub struct Running {
+    consensus: Consensus,
+    pool: Pool,
+    tasks: TaskTracker,
+    http: tokio::task::JoinHandle<()>,
+    stop_http: CancellationToken,
+    stop_peers: CancellationToken,
+}
+
+/// A node that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("open the storage in {data_dir}")]
+    Storage {
+        data_dir: PathBuf,
+        #[source]
+        source: OpenError,
+    },
+    #[error("watch the space of the data directory")]
+    Space {
+        #[source]
+        source: io::Error,
+    },
+    #[error("read the certificates of this node")]
+    Tls {
+        #[source]
+        source: TlsError,
+    },
+    #[error(
+        "this data directory belongs to node {found:?}, the configuration says {configured:?}; set node.name, or use another storage.data_dir"
+    )]
+    Name { found: String, configured: String },
+    #[error("listen on {address}; is something else running there?")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("write who this node is")]
+    Identity {
+        #[source]
+        source: io::Error,
+    },
+    #[error("start consensus")]
+    Start {
+        #[source]
+        source: StartError,
+    },
+    #[error("stopped before the node was a member")]
+    Stopped,
+}
+
+impl Node {
+    /// Verifies and recovers; binds nothing.
+    pub fn open(config: Config) -> Result<Node, NodeError> {
+        let clock = Clock::start();
+        let metrics = Metrics::new(&config.node.name, &config.http.datacenter);
+        let wanted = build::storage(&config);
+        let space_config = SpaceConfig {
+            data_dir: wanted.data_dir.clone(),
+            reserve_bytes: config.storage.free_reserve_bytes,
+            ballast_bytes: config.storage.ballast_bytes,
+        };
+        let storage = open_storage(&config, &metrics)?;
+        if let Some(identity) = &storage.identity
+            && identity.name != config.node.name
+        {
+            let (found, configured) = (identity.name.clone(), config.node.name.clone());
+            return Err(NodeError::Name { found, configured });
+        }
+        let space = Space::open(space_config, metrics.storage.clone());
+        let space = Arc::new(space.map_err(|source| NodeError::Space { source })?);
+        let transport = match config.tls.clone() {
+            Some(files) => Transport::Tls(Tls::open(files).map_err(|source| NodeError::Tls { source })?),
+            // Only a cluster of one runs without certificates, and it binds no peer port.
+            None => Transport::Plain,
+        };
+        Ok(Node { config, clock, metrics, storage, space, transport })
+    }
+
+    /// Joins or forms, then serves. Consensus and peers run on the current runtime, HTTP on `http_runtime`, so that a
+    /// storm of requests cannot delay a heartbeat.
+    pub async fn start(mut self, http_runtime: &Handle, stop: &CancellationToken) -> Result<Running, NodeError> {
+        let (tasks, stop_peers) = (TaskTracker::new(), CancellationToken::new());
+        let myself = build::local(&self.config, self.storage.identity.as_ref());
+        let pool = Pool::new(self.transport.clone(), myself, self.metrics.peer.clone());
+        let snapshots = self.storage.state.store().snapshots().path().to_owned();
+        let nobody = build::local(&self.config, None);
+        let handler = Arc::new(Handler::new(nobody, snapshots, Promise::new(self.clock)));
+        if let Some(address) = self.config.peer.listen {
+            let listener = bind(address).await?;
+            let limits = Limits { connections_max: PEER_CONNECTIONS_MAX };
+            let served = Arc::clone(&handler);
+            let (transport, counted, stop) = (self.transport.clone(), self.metrics.peer.clone(), stop_peers.clone());
+            tasks.spawn(peer::serve(listener, transport, served, limits, counted, stop));
+        }
+        let mut listeners = Vec::new();
+        for address in &self.config.http.listen {
+            listeners.push(bind(*address).await?);
+        }
+
+        let identity = match self.storage.identity.clone() {
+            Some(identity) => identity,
+            None => self.become_member(&pool, &handler, stop).await?,
+        };
+        let known = build::local(&self.config, Some(&identity));
+        pool.become_member(known.clone());
+        let form = identity.former && self.storage.is_empty();
+        let parts = Parts {
+            config: build::raft(&self.config),
+            storage: self.storage,
+            identity,
+            info: build::info(&self.config),
+            pool: pool.clone(),
+            space: self.space,
+            metrics: self.metrics.clone(),
+            clock: self.clock,
+        };
+        let consensus = Consensus::start(parts, form).await.map_err(|source| NodeError::Start { source })?;
+        handler.begin(known, consensus.clone());
+        complete_formation(&consensus, stop).await;
+        tasks.spawn(leader::run(consensus.clone(), stop_peers.clone()));
+        check_snapshots(&tasks, &consensus, &self.metrics);
+
+        let stop_http = CancellationToken::new();
+        let deps = build::http(&self.config, &consensus, self.metrics);
+        let http = http_runtime.spawn(http::serve(listeners, deps, stop_http.clone()));
+        tracing::info!(node = consensus.identity().node_id, name = %self.config.node.name, "serving");
+        Ok(Running { consensus, pool, tasks, http, stop_http, stop_peers })
+    }
+
+    async fn become_member(
+        &mut self,
+        pool: &Pool,
+        handler: &Handler,
+        stop: &CancellationToken,
+    ) -> Result<Identity, NodeError> {
+        let seat = build::seat(&self.config);
+        let identity = tokio::select! {
+            identity = cluster::begin(&seat, pool, handler.promise()) => identity,
+            () = stop.cancelled() => return Err(NodeError::Stopped),
+        };
+        let written = self.storage.become_member(identity.clone()).await;
+        written.map_err(|source| NodeError::Identity { source })?;
+        Ok(identity)
+    }
+}
+
+impl Running {
+    /// Until a signal, or until a part fails: then the reason.
+    pub async fn until_stopped(&self, stop: &CancellationToken) -> Option<String> {
+        tokio::select! {
+            () = stop.cancelled() => None,
+            reason = self.consensus.failure() => Some(reason),
+        }
+    }
+
+    /// Ends in order.
+    pub async fn drain(self) {
+        // First, while everything still works: writes in flight are then forwarded to the new leader, not lost.
+        self.consensus.hand_over().await;
+        // Blocked queries are answered with the current index, requests in flight run to their end.
+        self.stop_http.cancel();
+        if let Err(error) = self.http.await {
+            tracing::error!(%error, "the HTTP server did not end well");
+        }
+        // Before the raft core: nobody shall be answered by a core that is ending.
+        self.stop_peers.cancel();
+        self.pool.close().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        // Last: the storage is closed when nobody writes to it any more.
+        self.consensus.stop().await;
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address).await.map_err(|source| NodeError::Listen { address, source })
+}
+
+/// Opens the storage; one that is damaged beyond repair is moved aside, if others hold the data.
+fn open_storage(config: &Config, metrics: &Metrics) -> Result<Storage, NodeError> {
+    let wanted = build::storage(config);
+    let open = || Storage::open(&wanted, Watches::new(), &metrics.storage);
+    let failed = |source| NodeError::Storage { data_dir: wanted.data_dir.clone(), source };
+    let storage = match open() {
+        Err(damage) if damage.is_damage() && config.cluster.peers.len() > 1 => {
+            let name = format!("damaged-{}", Clock::start().wall().as_millis());
+            let aside = Storage::quarantine(&wanted, &name).map_err(failed)?;
+            tracing::error!(
+                error = %damage,
+                moved_to = %aside.display(),
+                "damaged storage set aside; this node joins anew, under another id"
+            );
+            open().map_err(failed)?
+        }
+        opened => opened.map_err(failed)?,
+    };
+    if let Some(why) = &storage.report.rebuilt {
+        tracing::info!(%why, "the state is rebuilt from the newest snapshot and the log");
+    }
+    tracing::info!(log_entries = storage.report.log_entries, "storage verified");
+    Ok(storage)
+}
+
+/// A former that was interrupted between its first entry and the command that names the cluster writes it now.
+async fn complete_formation(consensus: &Consensus, stop: &CancellationToken) {
+    while consensus.identity().former && !consensus.is_formed() && !stop.is_cancelled() {
+        if let Err(error) = consensus.write_formation().await {
+            tracing::warn!(%error, "cannot write the formation of the cluster yet");
+        }
+    }
+}
+
+/// The snapshots of a trusted state are read once beside normal work: a damaged one shall be known before it is needed.
+fn check_snapshots(tasks: &TaskTracker, consensus: &Consensus, metrics: &Metrics) {
+    let (state, metrics) = (Arc::clone(consensus.state()), metrics.storage.clone());
+    tasks.spawn_blocking(move || match Storage::check_snapshots(&state, &metrics) {
+        Ok(damaged) => {
+            for error in damaged {
+                tracing::error!(%error, "damaged snapshot set aside");
+            }
+        }
+        Err(error) => tracing::error!(%error, "the snapshots cannot be checked"),
+    });
+}
