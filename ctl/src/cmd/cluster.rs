@@ -1,0 +1,192 @@
+//! `konsulctl cluster`: what Consul's API does not tell.
+
+use crate::{
+    Context,
+    client::{Ask, Payload},
+    exit::Exit,
+    output,
+    path::Path,
+};
+use anyhow::Context as _;
+use bytes::Bytes;
+use konsul_api::cluster::{
+    ClusterStatus, DigestAnswer, Leader, Member, Role, SnapshotAnswer, TransferAnswer, TransferRequest,
+};
+use std::time::Duration;
+
+/// A snapshot of a large state takes minutes.
+const SNAPSHOT: Duration = Duration::from_secs(600);
+
+/// `konsulctl cluster …`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Cluster {
+    /// Show the cluster as the answering node sees it
+    #[command(after_help = "Examples:\n  konsulctl cluster status\n  konsulctl cluster status --json")]
+    Status,
+    /// Tell who leads; exit code 1 if nobody does
+    Leader,
+    /// List the members
+    Peers,
+    /// Have the answering node snapshot its state, so that its log can be purged
+    Snapshot,
+    /// Hand leadership to another voter
+    #[command(
+        after_help = "Examples:\n  konsulctl cluster transfer-leadership\n  konsulctl cluster transfer-leadership --to n2"
+    )]
+    TransferLeadership {
+        /// Name or id of the new leader [default: the follower that is furthest]
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+    },
+    /// Print a hash of the replicated state, equal on every node at the same index
+    Digest {
+        /// Take it at this log index
+        #[arg(long, value_name = "N")]
+        index: Option<u64>,
+    },
+}
+
+pub(crate) async fn run(cluster: Cluster, context: &Context) -> anyhow::Result<Exit> {
+    match cluster {
+        Cluster::Status => status(context).await,
+        Cluster::Leader => leader(context).await,
+        Cluster::Peers => peers(context).await,
+        Cluster::Snapshot => snapshot(context).await,
+        Cluster::TransferLeadership { to } => transfer(to, context).await,
+        Cluster::Digest { index } => digest(index, context).await,
+    }
+}
+
+async fn status(context: &Context) -> anyhow::Result<Exit> {
+    let status: ClusterStatus = context.client.json(&Ask::get(Path::new("/v1/cluster/status"))).await?;
+    context.output.result(&status, || format!("{}\n\n{}", head(&status), members(&status.members)))?;
+    Ok(Exit::Done)
+}
+
+fn head(status: &ClusterStatus) -> String {
+    let voters = status.members.iter().filter(|m| m.voter).count();
+    let node = &status.node;
+    let mut pairs = vec![
+        ("Cluster", if status.cluster_id.is_empty() { "none yet".to_owned() } else { status.cluster_id.clone() }),
+        ("Leader", status.leader.as_ref().map_or_else(|| "none".to_owned(), |l| format!("{} ({})", l.name, l.http))),
+        ("Term", node.term.to_string()),
+        ("Quorum", format!("{} of {voters} voters{}", quorum(voters), if status.has_quorum { "" } else { ", lost" })),
+        ("Failure tolerance", status.failure_tolerance.to_string()),
+        ("Healthy", status.healthy.map_or_else(|| "the leader knows".to_owned(), |h| yes_no(h).to_owned())),
+        ("Answered by", format!("{} ({}, version {})", node.name, role(node.role), node.version)),
+        (
+            "Index",
+            format!(
+                "last {}, committed {}, applied {}, snapshot {}",
+                node.last_log_index, node.commit_index, node.applied_index, node.snapshot_index
+            ),
+        ),
+    ];
+    if let Some(reason) = &node.read_only {
+        pairs.push(("Read only", reason.clone()));
+    }
+    output::fields(&pairs)
+}
+
+/// Majority of that many voters.
+fn quorum(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+fn members(members: &[Member]) -> String {
+    let row = |m: &Member| {
+        vec![
+            m.name.clone(),
+            m.id.to_string(),
+            role(m.role).to_owned(),
+            yes_no(m.voter).to_owned(),
+            m.rpc.clone(),
+            m.http.clone(),
+            m.lag.map_or_else(unknown, |lag| lag.to_string()),
+            m.last_contact_ms.map_or_else(unknown, |ms| format!("{ms} ms")),
+        ]
+    };
+    output::table(&["NODE", "ID", "ROLE", "VOTER", "RPC", "HTTP", "LAG", "LAST CONTACT"], members.iter().map(row))
+}
+
+fn unknown() -> String {
+    "-".to_owned()
+}
+
+fn yes_no(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+        Role::Joining => "joining",
+    }
+}
+
+async fn leader(context: &Context) -> anyhow::Result<Exit> {
+    let leader: Option<Leader> = context.client.json(&Ask::get(Path::new("/v1/cluster/leader"))).await?;
+    context.output.result(&leader, || {
+        leader.as_ref().map_or_else(
+            || "no leader; see `konsulctl cluster status`".to_owned(),
+            |l| {
+                output::fields(&[
+                    ("Node", l.name.clone()),
+                    ("Id", l.id.to_string()),
+                    ("RPC", l.rpc.clone()),
+                    ("HTTP", l.http.clone()),
+                ])
+            },
+        )
+    })?;
+    Ok(if leader.is_some() { Exit::Done } else { Exit::Failed })
+}
+
+async fn peers(context: &Context) -> anyhow::Result<Exit> {
+    let peers: Vec<Member> = context.client.json(&Ask::get(Path::new("/v1/cluster/peers"))).await?;
+    context.output.result(&peers, || members(&peers))?;
+    Ok(Exit::Done)
+}
+
+async fn snapshot(context: &Context) -> anyhow::Result<Exit> {
+    let ask = Ask::put(Path::new("/v1/cluster/snapshot"), Payload::Nothing).patient(SNAPSHOT);
+    let answer: SnapshotAnswer = context.client.json(&ask).await?;
+    context.output.result(&answer, || {
+        output::fields(&[
+            ("Index", answer.index.to_string()),
+            ("Term", answer.term.to_string()),
+            ("Bytes", answer.bytes.to_string()),
+            ("SHA-256", answer.sha256.clone()),
+        ])
+    })?;
+    Ok(Exit::Done)
+}
+
+async fn transfer(to: Option<String>, context: &Context) -> anyhow::Result<Exit> {
+    let payload = match to {
+        None => Payload::Nothing,
+        Some(_) => {
+            let request = serde_json::to_vec(&TransferRequest { to }).context("encode the request")?;
+            Payload::Bytes(Bytes::from(request))
+        }
+    };
+    let ask = Ask::put(Path::new("/v1/cluster/transfer-leadership"), payload);
+    let answer: TransferAnswer = context.client.json(&ask).await?;
+    context.output.result(&answer, || {
+        format!("{} leads instead of {}, after {} ms", answer.to.name, answer.from.name, answer.took_ms)
+    })?;
+    Ok(Exit::Done)
+}
+
+async fn digest(index: Option<u64>, context: &Context) -> anyhow::Result<Exit> {
+    let mut path = Path::new("/v1/cluster/digest");
+    if let Some(index) = index {
+        path = path.with("index", &index.to_string());
+    }
+    let answer: DigestAnswer = context.client.json(&Ask::get(path)).await?;
+    context.output.result(&answer, || format!("{} at index {}", answer.digest, answer.index))?;
+    Ok(Exit::Done)
+}

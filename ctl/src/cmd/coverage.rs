@@ -1,0 +1,72 @@
+//! Which command reaches which operation of the API: a test of the whole product compares it with the server's routes.
+
+use serde::Serialize;
+
+/// One operation and the words that reach it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Operation {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) command: &'static str,
+}
+
+const fn op(method: &'static str, path: &'static str, command: &'static str) -> Operation {
+    Operation { method, path, command }
+}
+
+/// Every operation of the API.
+pub(crate) const COVERAGE: &[Operation] = &[
+    op("GET", "/v1/kv/{key}", "kv get"),
+    op("PUT", "/v1/kv/{key}", "kv put"),
+    op("DELETE", "/v1/kv/{key}", "kv delete"),
+    op("PUT", "/v1/txn", "txn"),
+    op("PUT", "/v1/batch", "batch"),
+    op("GET", "/v1/snapshot", "snapshot save"),
+    op("PUT", "/v1/snapshot", "snapshot restore"),
+    op("GET", "/v1/status/leader", "status leader"),
+    op("GET", "/v1/status/peers", "status peers"),
+    op("GET", "/v1/agent/self", "agent self"),
+    op("GET", "/v1/cluster/status", "cluster status"),
+    op("GET", "/v1/cluster/leader", "cluster leader"),
+    op("GET", "/v1/cluster/peers", "cluster peers"),
+    op("GET", "/v1/cluster/digest", "cluster digest"),
+    op("PUT", "/v1/cluster/snapshot", "cluster snapshot"),
+    op("PUT", "/v1/cluster/transfer-leadership", "cluster transfer-leadership"),
+    op("GET", "/health/live", "health --live"),
+    op("GET", "/health/ready", "health --ready"),
+    op("GET", "/metrics", "metrics"),
+    op("GET", "/v1/openapi.json", "openapi"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::COVERAGE;
+    use crate::args::Args;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn every_command_of_the_table_exists() {
+        for operation in COVERAGE {
+            let mut command = &Args::command();
+            for word in operation.command.split(' ') {
+                match word.strip_prefix("--") {
+                    Some(option) => assert!(
+                        command.get_arguments().any(|a| a.get_long() == Some(option)),
+                        "{}: no option {word}",
+                        operation.command
+                    ),
+                    None => {
+                        command = command
+                            .find_subcommand(word)
+                            .unwrap_or_else(|| panic!("{}: no command {word}", operation.command));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent_in_itself() {
+        Args::command().debug_assert();
+    }
+}

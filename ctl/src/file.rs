@@ -1,0 +1,72 @@
+//! Files: read whole from anywhere, written whole or not at all.
+
+use anyhow::Context as _;
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+/// Bytes of a file, or of stdin for `-`.
+pub(crate) fn read(path: &str) -> anyhow::Result<Vec<u8>> {
+    if path != "-" {
+        return fs::read(path).with_context(|| format!("read {path}"));
+    }
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes).context("read stdin")?;
+    Ok(bytes)
+}
+
+/// A file that appears under its name only when it is complete and on disk.
+pub(crate) struct WholeFile {
+    file: Option<io::BufWriter<fs::File>>,
+    partial: PathBuf,
+    path: PathBuf,
+}
+
+impl WholeFile {
+    /// Starts `path`; whatever stands there now stays until `finish`.
+    pub(crate) fn create(path: &Path) -> anyhow::Result<Self> {
+        let mut name = path.file_name().with_context(|| format!("{} is no file name", path.display()))?.to_owned();
+        name.push(".partial");
+        let partial = path.with_file_name(name);
+        #[expect(clippy::disallowed_methods, reason = "synced and renamed when it is whole")]
+        let file = fs::File::create(&partial).with_context(|| format!("create {}", partial.display()))?;
+        Ok(Self { file: Some(io::BufWriter::new(file)), partial, path: path.to_owned() })
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        let file = self.file.as_mut().context("the file is complete")?;
+        file.write_all(bytes).with_context(|| format!("write {}", self.partial.display()))
+    }
+
+    /// Where the bytes are until `finish`, all written so far.
+    pub(crate) fn flushed(&mut self) -> anyhow::Result<&Path> {
+        let file = self.file.as_mut().context("the file is complete")?;
+        file.flush().with_context(|| format!("write {}", self.partial.display()))?;
+        Ok(&self.partial)
+    }
+
+    /// Makes the file durable under its name.
+    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
+        let partial = self.flushed()?.to_owned();
+        let file = self.file.take().context("the file is complete")?;
+        file.get_ref().sync_all().with_context(|| format!("sync {}", partial.display()))?;
+        fs::rename(&partial, &self.path).with_context(|| format!("rename {}", partial.display()))?;
+        let dir = match self.path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            Some(_) | None => Path::new("."),
+        };
+        let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
+        synced.with_context(|| format!("sync {}", dir.display()))
+    }
+}
+
+impl Drop for WholeFile {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // Unfinished: the error that led here is the one to tell.
+            let _ = fs::remove_file(&self.partial);
+        }
+    }
+}
