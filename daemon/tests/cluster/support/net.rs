@@ -1,0 +1,111 @@
+//! A network of their own for the nodes: one namespace each, a bridge in another one, in which the test's thread lives.
+//! Nothing leaves these namespaces.
+
+use rustix::process::geteuid;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::fs::File;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+
+pub(crate) struct Net {
+    prefix: String,
+    nodes: usize,
+    /// Where the test's thread came from.
+    before: File,
+}
+
+/// Why there can be no such network here, if so.
+pub(crate) fn missing() -> Option<String> {
+    if !geteuid().is_root() {
+        return Some("network namespaces need root".to_owned());
+    }
+    let runs = |program: &str, arg: &str| Command::new(program).arg(arg).output().is_ok_and(|o| o.status.success());
+    let tools = [("ip", "-V", "iproute2"), ("nft", "--version", "nftables")];
+    let absent: Vec<&str> =
+        tools.iter().filter(|(tool, arg, _)| !runs(tool, arg)).map(|(_, _, package)| *package).collect();
+    (!absent.is_empty()).then(|| format!("not installed: {}", absent.join(", ")))
+}
+
+/// Begins like the names of all namespaces of this process's network of this number.
+pub(crate) fn prefix(serial: u32) -> String {
+    format!("kt{}-{serial}-", std::process::id())
+}
+
+pub(crate) fn address(node: usize) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 77, 0, u8::try_from(node).unwrap()))
+}
+
+fn run(program: &str, args: &str) {
+    let output = Command::new(program).args(args.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "{program} {args}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+impl Net {
+    /// Must be dropped on the thread that made it; threads that are started from now on live in the network too.
+    pub(crate) fn create(serial: u32, nodes: usize) -> Net {
+        let prefix = prefix(serial);
+        let switch = format!("{prefix}sw");
+        let before = File::open("/proc/thread-self/ns/net").unwrap();
+        let net = Net { prefix, nodes, before };
+        run("ip", &format!("netns add {switch}"));
+        run("ip", &format!("-n {switch} link set lo up"));
+        run("ip", &format!("-n {switch} link add br0 type bridge"));
+        run("ip", &format!("-n {switch} addr add 10.77.0.254/24 dev br0"));
+        run("ip", &format!("-n {switch} link set br0 up"));
+        for node in 1..=nodes {
+            let host = net.netns(node);
+            run("ip", &format!("netns add {host}"));
+            run("ip", &format!("-n {host} link set lo up"));
+            run("ip", &format!("-n {switch} link add p{node} type veth peer name eth0 netns {host}"));
+            run("ip", &format!("-n {switch} link set p{node} master br0 up"));
+            run("ip", &format!("-n {host} addr add {}/24 dev eth0", address(node)));
+            run("ip", &format!("-n {host} link set eth0 up"));
+        }
+        let inside = File::open(format!("/run/netns/{switch}")).unwrap();
+        move_into_link_name_space(inside.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        net
+    }
+
+    /// The namespace of a node; nodes are counted from 1.
+    pub(crate) fn netns(&self, node: usize) -> String {
+        format!("{}{node}", self.prefix)
+    }
+
+    /// Nothing passes between these nodes and the others; the test reaches all of them.
+    pub(crate) fn isolate(&self, nodes: &[usize]) {
+        let mut rules = String::new();
+        for one in 1..=self.nodes {
+            for other in (1..=self.nodes).filter(|other| nodes.contains(&one) != nodes.contains(other)) {
+                rules.push_str(&format!("iifname \"p{one}\" oifname \"p{other}\" drop\n"));
+            }
+        }
+        self.nft(&format!(
+            "table bridge part {{\nchain cut {{\ntype filter hook forward priority 0; policy accept;\n{rules}}}\n}}\n"
+        ));
+    }
+
+    pub(crate) fn heal(&self) {
+        self.nft("delete table bridge part\n");
+    }
+
+    fn nft(&self, rules: &str) {
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", &format!("{}sw", self.prefix), "nft", "-f", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success(), "nft refused:\n{rules}");
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        if let Err(e) = move_into_link_name_space(self.before.as_fd(), Some(LinkNameSpaceType::Network)) {
+            eprintln!("cannot leave the test's network: {e}");
+        }
+        // The namespaces themselves are removed by the janitor, which does so in any case.
+    }
+}

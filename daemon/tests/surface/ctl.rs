@@ -1,0 +1,295 @@
+//! konsulctl against a real cluster: it reaches every operation of the route table, and each command does what it says.
+
+use crate::calm_cluster;
+use crate::support::{Cluster, wait_until};
+use konsuld::http::{Method, Pattern, ROUTES, Route};
+use serde_json::Value;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+/// The program beside konsuld's. Built with it by `cargo test --workspace`; if it was never built, it is now.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let path = Path::new(env!("CARGO_BIN_EXE_konsuld")).with_file_name("konsulctl");
+        if !path.exists() {
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args(["build", "--locked", "--package", "konsulctl"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+            if path.parent().is_some_and(|dir| dir.ends_with("release")) {
+                cargo.arg("--release");
+            }
+            assert!(cargo.status().unwrap().success(), "konsulctl cannot be built");
+        }
+        path
+    })
+}
+
+/// konsulctl in a directory of its own; remembers what it was asked.
+struct Ctl {
+    dir: tempfile::TempDir,
+    asked: RefCell<Vec<String>>,
+}
+
+impl Ctl {
+    fn new() -> Ctl {
+        Ctl { dir: tempfile::tempdir().unwrap(), asked: RefCell::default() }
+    }
+
+    fn command(&self, node: SocketAddr, line: &str) -> Command {
+        self.asked.borrow_mut().push(line.to_owned());
+        let mut command = Command::new(program());
+        command.env("KONSUL_HTTP_ADDR", format!("http://{node}")).current_dir(self.dir.path());
+        command.args(line.split(' ')).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, node: SocketAddr, line: &str) -> Output {
+        self.command(node, line).output().unwrap()
+    }
+
+    /// What it prints; it must succeed.
+    #[track_caller]
+    fn done(&self, node: SocketAddr, line: &str) -> String {
+        let output = self.run(node, line);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "konsulctl {line}\nstdout: {out}\nstderr: {err}");
+        out
+    }
+
+    #[track_caller]
+    fn json(&self, node: SocketAddr, line: &str) -> Value {
+        serde_json::from_str(&self.done(node, &format!("{line} --json"))).unwrap()
+    }
+
+    /// Why it fails; it must, with code 1.
+    #[track_caller]
+    fn failed(&self, node: SocketAddr, line: &str) -> String {
+        let output = self.run(node, line);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "konsulctl {line}\nstdout: {out}\nstderr: {err}");
+        err
+    }
+
+    /// With bytes on stdin: exit code and what it prints.
+    fn with_stdin(&self, node: SocketAddr, line: &str, stdin: &str) -> (Option<i32>, String) {
+        let mut command = self.command(node, line);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), text(&output.stdout))
+    }
+
+    fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn count(listed: &str) -> usize {
+    listed.lines().count()
+}
+
+/// (method, path, command) of every operation that konsulctl claims to reach.
+fn coverage() -> Vec<(String, String, String)> {
+    let output = Command::new(program()).args(["debug", "coverage", "--json"]).output().unwrap();
+    let operations: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let member = |operation: &Value, name: &str| operation[name].as_str().unwrap().to_owned();
+    operations.iter().map(|o| (member(o, "method"), member(o, "path"), member(o, "command"))).collect()
+}
+
+/// A second spelling of an operation, or something that is no operation.
+fn needs_no_command(route: &Route) -> bool {
+    let by_put = |other: &Route| other.method == Method::Put && other.template() == route.template();
+    let is_greeting = route.pattern == Pattern::Exact("/");
+    is_greeting || (route.method == Method::Post && ROUTES.iter().any(by_put))
+}
+
+#[test]
+fn konsulctl_reaches_every_operation_of_the_route_table_and_claims_no_other() {
+    let named = |route: &Route| (route.method.name().to_owned(), route.template().to_owned());
+    let routes: BTreeSet<_> = ROUTES.iter().filter(|route| !needs_no_command(route)).map(named).collect();
+    let covered: BTreeSet<_> = coverage().into_iter().map(|(method, path, _)| (method, path)).collect();
+    assert_eq!(covered, routes);
+}
+
+fn keys(ctl: &Ctl, node: SocketAddr) {
+    ctl.done(node, "kv put app/color blue --flags 42");
+    assert_eq!(ctl.done(node, "kv get app/color"), "blue\n");
+    assert_eq!(ctl.done(node, "kv get app/color --raw --consistent"), "blue");
+    let entry = ctl.json(node, "kv get app/color");
+    assert_eq!((&entry["Value"], &entry["Flags"]), (&"Ymx1ZQ==".into(), &42.into()));
+    let index = entry["ModifyIndex"].as_u64().unwrap();
+    ctl.done(node, &format!("kv cas app/color green --index {index}"));
+    ctl.failed(node, &format!("kv cas app/color red --index {index}"));
+    assert_eq!(ctl.done(node, "kv get app/color"), "green\n");
+    ctl.done(node, "kv cas app/size 10 --index 0");
+    assert_eq!(ctl.done(node, "kv list app/"), "app/color\napp/size\n");
+    assert_eq!(ctl.done(node, "kv list --separator /"), "app/\n");
+    ctl.done(node, "kv delete app/size");
+    assert!(ctl.failed(node, "kv get app/size").contains("no such key: app/size"));
+    ctl.done(node, "kv delete app/ --recurse");
+    assert_eq!(ctl.done(node, "kv list"), "");
+}
+
+fn several_at_once(ctl: &Ctl, node: SocketAddr) {
+    let set = r#"[{"KV":{"Verb":"set","Key":"t/a","Value":"MQ=="}},{"KV":{"Verb":"get","Key":"t/a"}}]"#;
+    let (code, out) = ctl.with_stdin(node, "txn -", set);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("t/a"), "{out}");
+    let check = r#"[{"KV":{"Verb":"check-not-exists","Key":"t/a"}},{"KV":{"Verb":"set","Key":"t/b","Value":"MQ=="}}]"#;
+    assert_eq!(ctl.with_stdin(node, "txn -", check).0, Some(1));
+    ctl.failed(node, "kv get t/b");
+    let batch = r#"{"ops":[{"op":"set","key":"t/c","value":"MQ=="},{"op":"delete","key":"t/a"}]}"#;
+    let (code, out) = ctl.with_stdin(node, "batch -", batch);
+    assert_eq!(code, Some(0));
+    assert!(out.starts_with("2 of 2 operations applied"), "{out}");
+    assert_eq!(ctl.done(node, "kv list t/"), "t/c\n");
+    let stale =
+        r#"{"atomic":true,"ops":[{"op":"cas","key":"t/c","value":"Mg==","index":1},{"op":"delete","key":"t/c"}]}"#;
+    assert_eq!(ctl.with_stdin(node, "batch -", stale).0, Some(1));
+    assert_eq!(ctl.done(node, "kv get t/c"), "1\n");
+}
+
+fn watch(ctl: &Ctl, cluster: &Cluster) {
+    let (follower, leader) = (cluster.nodes[cluster.followers()[0]].http, cluster.nodes[cluster.leader()].http);
+    ctl.done(leader, "kv put w/key before");
+    let mut command = ctl.command(follower, "kv watch --prefix w/ --once --json");
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut line = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let first = line();
+    assert_eq!((&first["event"], &first["key"]), (&"present".into(), &"w/key".into()));
+    ctl.done(leader, "kv put w/key after");
+    let second = line();
+    assert_eq!((&second["event"], &second["value"]), (&"set".into(), &"YWZ0ZXI=".into()));
+    assert!(second["index"].as_u64() > first["index"].as_u64());
+    assert_eq!(child.wait().unwrap().code(), Some(0), "--once ends after the change");
+}
+
+fn export_and_import(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
+    let lines: String =
+        (0..1500).map(|n| format!("{{\"key\":\"i/{n:04}\",\"value\":\"dg==\",\"flags\":{n}}}\n")).collect();
+    std::fs::write(ctl.dir.path().join("in.ndjson"), lines).unwrap();
+    ctl.done(node, "kv import in.ndjson --batch 100");
+    assert_eq!(count(&ctl.done(node, "kv list i/")), 1500);
+    cluster.assert_digests_equal();
+    ctl.done(node, "kv export i/ --output out.ndjson");
+    ctl.done(node, "kv delete i/ --recurse");
+    ctl.done(node, "kv import out.ndjson --prefix copy/");
+    ctl.done(node, "kv export copy/ -o again.ndjson");
+    assert_eq!(ctl.file("again.ndjson").replace("copy/", ""), ctl.file("out.ndjson"));
+    assert_eq!(ctl.json(node, "kv get copy/i/0007")["Flags"], 7);
+    cluster.assert_digests_equal();
+}
+
+fn backups(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
+    let saved = ctl.json(node, "snapshot save backup.snap");
+    let inspected = ctl.json(node, "snapshot inspect backup.snap");
+    assert_eq!(saved, inspected);
+    let before = ctl.done(node, "kv export");
+    assert!(count(&before) >= 1500);
+    ctl.done(node, "kv put after/backup 1");
+    ctl.done(node, "kv delete copy/ --recurse");
+    assert_eq!(ctl.run(node, "snapshot restore backup.snap").status.code(), Some(2), "nobody confirmed");
+    ctl.done(node, "kv get after/backup");
+    ctl.done(node, "snapshot restore backup.snap --yes");
+    assert_eq!(ctl.done(node, "kv export"), before);
+    cluster.assert_digests_equal();
+    std::fs::write(ctl.dir.path().join("bad.snap"), "no backup").unwrap();
+    ctl.failed(node, "snapshot inspect bad.snap");
+    ctl.failed(node, "snapshot restore bad.snap --yes");
+    assert_eq!(ctl.done(node, "kv export"), before);
+}
+
+fn about_the_cluster(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
+    let leader = &cluster.nodes[cluster.leader()].name;
+    let status = ctl.json(node, "cluster status");
+    assert_eq!((&status["leader"]["name"], status["members"].as_array().unwrap().len()), (&leader.as_str().into(), 3));
+    let words = ctl.done(node, "cluster status");
+    assert!(words.contains("Quorum") && words.contains("2 of 3 voters"), "{words}");
+    assert_eq!(ctl.json(node, "cluster leader")["name"], leader.as_str());
+    assert_eq!(ctl.json(node, "cluster peers").as_array().unwrap().len(), 3);
+    let index = status["node"]["applied_index"].as_u64().unwrap();
+    let digest = ctl.json(node, &format!("cluster digest --index {index}"));
+    assert!(digest["index"].as_u64() >= Some(index));
+    assert_eq!(digest["digest"].as_str().unwrap().len(), 64);
+    let snapshot = ctl.json(node, "cluster snapshot");
+    assert!(snapshot["index"].as_u64() >= Some(index));
+    let address = ctl.done(node, "status leader");
+    assert!(ctl.done(node, "status peers").lines().any(|peer| peer == address.trim_end()), "{address}");
+    assert_eq!(count(&ctl.done(node, "status peers")), 3);
+}
+
+fn about_the_node(ctl: &Ctl, node: SocketAddr, name: &str) {
+    assert_eq!(ctl.done(node, "health"), "live\nready\n");
+    assert_eq!(ctl.done(node, "health --live"), "live\n");
+    assert_eq!(ctl.done(node, "health --ready"), "ready\n");
+    assert!(ctl.done(node, "metrics").contains("konsul_raft_is_leader{"));
+    assert_eq!(ctl.json(node, "agent self")["Config"]["NodeName"], name);
+    let document: Value = serde_json::from_str(&ctl.done(node, "openapi")).unwrap();
+    for route in &ROUTES {
+        let operation = &document["paths"][route.template()][route.method.name().to_ascii_lowercase()];
+        assert!(operation.is_object(), "{} {} is not in the document", route.method.name(), route.template());
+    }
+}
+
+fn leadership(ctl: &Ctl, cluster: &Cluster) {
+    let (from, to) = (cluster.leader(), cluster.followers()[0]);
+    let name = &cluster.nodes[to].name;
+    // Asked at the third node: neither the one that leads nor the one that shall.
+    let asked = cluster.nodes[3 - from - to].http;
+    let moved = ctl.json(asked, &format!("cluster transfer-leadership --to {name}"));
+    assert_eq!(moved["to"]["name"], name.as_str());
+    wait_until("it leads", || {
+        let now = cluster.leader();
+        if now == to { Ok(()) } else { Err(format!("node {now} leads")) }
+    });
+    ctl.failed(asked, "cluster transfer-leadership --to n9");
+    ctl.done(asked, "cluster transfer-leadership");
+    wait_until("another one leads", || {
+        let now = cluster.leader();
+        if now == to { Err(format!("node {now} leads")) } else { Ok(()) }
+    });
+}
+
+#[test]
+fn every_command_does_what_it_says_on_a_node_that_does_not_lead() {
+    let cluster = calm_cluster("");
+    let ctl = Ctl::new();
+    let follower = &cluster.nodes[cluster.followers()[0]];
+    keys(&ctl, follower.http);
+    several_at_once(&ctl, follower.http);
+    watch(&ctl, &cluster);
+    export_and_import(&ctl, &cluster, follower.http);
+    backups(&ctl, &cluster, follower.http);
+    about_the_cluster(&ctl, &cluster, follower.http);
+    about_the_node(&ctl, follower.http, &follower.name);
+    leadership(&ctl, &cluster);
+    let asked = ctl.asked.borrow();
+    for (method, path, command) in coverage() {
+        let was_asked = asked.iter().any(|line| line == &command || line.starts_with(&format!("{command} ")));
+        assert!(was_asked, "`konsulctl {command}`, which reaches {method} {path}, was not tried");
+    }
+}
+
+#[test]
+fn whoever_cannot_be_reached_is_named_and_the_next_server_is_asked() {
+    let cluster = calm_cluster("");
+    let ctl = Ctl::new();
+    let (gone, rest) = (&cluster.nodes[cluster.followers()[0]], &cluster.nodes[cluster.leader()]);
+    gone.kill9();
+    let why = ctl.failed(gone.http, "kv get a");
+    assert!(why.contains(&gone.http.to_string()), "{why}");
+    let line = format!("--server http://{},http://{} kv put a b", gone.http, rest.http);
+    ctl.done(gone.http, &line);
+    assert_eq!(ctl.done(rest.http, "kv get a"), "b\n");
+}
