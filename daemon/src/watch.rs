@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch::{Receiver, Sender};
 use tokio::sync::{Notify, oneshot};
 
 /// What somebody waits for.
@@ -56,6 +57,8 @@ struct Shared {
     /// Registered prefixes; read without the lock to pass by when there is none.
     prefix_count: AtomicUsize,
     positions: Positions,
+    /// The index published with the last change of what concerns the cluster itself.
+    cluster: Sender<Index>,
 }
 
 type Topics = HashMap<Box<[u8]>, Arc<Topic>>;
@@ -125,6 +128,7 @@ impl Watches {
                 lowest: AtomicU64::new(u64::MAX),
                 queue: Mutex::default(),
             },
+            cluster: Sender::new(Index::ZERO),
         };
         Watches { shared: Arc::new(shared) }
     }
@@ -135,6 +139,9 @@ impl Watches {
         fence(Ordering::SeqCst);
         if self.shared.waiting.load(Ordering::SeqCst) > 0 && !changes.is_empty() {
             self.shared.wake(applied, changes);
+        }
+        if changes.cluster || changes.all {
+            self.shared.cluster.send_replace(applied);
         }
         // After the topics: who sees `applied` sees every topic that changed up to it.
         self.shared.positions.advance(applied);
@@ -165,6 +172,12 @@ impl Watches {
         let seen = topic.version.load(Ordering::SeqCst);
         fence(Ordering::SeqCst);
         Watch { shared: self.shared.clone(), target, topic, seen }
+    }
+
+    /// Changes whenever a join token, one of the cluster's own records or the mark of a node may have. Register, then
+    /// look at the state, then wait.
+    pub fn on_cluster(&self) -> Receiver<Index> {
+        self.shared.cluster.subscribe()
     }
 
     /// How many wait now.
@@ -368,7 +381,7 @@ mod tests {
     }
 
     fn changed(keys: &[&str]) -> Changes {
-        Changes { keys: keys.iter().map(|k| k.as_bytes().into()).collect(), all: false }
+        Changes { keys: keys.iter().map(|k| k.as_bytes().into()).collect(), ..Changes::default() }
     }
 
     /// Whether a look at the watch, now, says "changed".
@@ -436,8 +449,22 @@ mod tests {
         let watches = Watches::new();
         let mut one = watches.on(key("a"));
         let mut two = watches.on(prefix("x/"));
-        watches.publish(Index::new(1), &Changes { keys: Vec::new(), all: true });
+        watches.publish(Index::new(1), &Changes { all: true, ..Changes::default() });
         assert!(fired(&mut one) && fired(&mut two));
+    }
+
+    #[test]
+    fn whoever_looks_at_the_cluster_is_woken_by_its_changes_only() {
+        let watches = Watches::new();
+        let mut cluster = watches.on_cluster();
+        let mut key = watches.on(key("a"));
+        watches.publish(Index::new(1), &changed(&["a"]));
+        assert!(!cluster.has_changed().unwrap() && fired(&mut key));
+        watches.publish(Index::new(2), &Changes { cluster: true, ..Changes::default() });
+        assert!(!fired(&mut key) && cluster.has_changed().unwrap());
+        assert_eq!(*cluster.borrow_and_update(), Index::new(2));
+        watches.publish(Index::new(3), &Changes { all: true, ..Changes::default() });
+        assert!(cluster.has_changed().unwrap());
     }
 
     #[test]

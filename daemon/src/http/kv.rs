@@ -125,7 +125,8 @@ async fn propose(context: &Context, ask: &Ask<'_>, write: KvWrite<'_>) -> Result
         | Outcome::Txn(_)
         | Outcome::Batch { .. }
         | Outcome::Admitted { .. }
-        | Outcome::Restored { .. }) => Err(ApiError::unexpected(&other)),
+        | Outcome::Restored { .. }
+        | Outcome::TokenUsed(_)) => Err(ApiError::unexpected(&other)),
     }
 }
 

@@ -225,8 +225,10 @@ async fn step(consensus: &Consensus, step: Restore<'_>) -> Result<u64, ApiError>
         Outcome::Restored { entries } => Ok(entries),
         Outcome::None => Ok(0),
         Outcome::Refused(text) => Err(ApiError::refused(text)),
-        other @ (Outcome::Written(_) | Outcome::Txn(_) | Outcome::Batch { .. } | Outcome::Admitted { .. }) => {
-            Err(ApiError::unexpected(&other))
-        }
+        other @ (Outcome::Written(_)
+        | Outcome::Txn(_)
+        | Outcome::Batch { .. }
+        | Outcome::Admitted { .. }
+        | Outcome::TokenUsed(_)) => Err(ApiError::unexpected(&other)),
     }
 }

@@ -59,7 +59,8 @@ async fn write(context: &Context, ask: &Ask<'_>, ops: &[Op<'_>]) -> Result<Respo
         | Outcome::Written(_)
         | Outcome::Batch { .. }
         | Outcome::Admitted { .. }
-        | Outcome::Restored { .. }) => Err(ApiError::unexpected(&other)),
+        | Outcome::Restored { .. }
+        | Outcome::TokenUsed(_)) => Err(ApiError::unexpected(&other)),
     }
 }
 

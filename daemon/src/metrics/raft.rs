@@ -48,6 +48,12 @@ pub struct Applied {
     pub form: Counter,
     pub admit: Counter,
     pub restore: Counter,
+    pub token_create: Counter,
+    pub token_revoke: Counter,
+    pub token_use: Counter,
+    pub audit: Counter,
+    pub record: Counter,
+    pub retire: Counter,
 }
 
 /// A member by its node id.
@@ -91,6 +97,12 @@ impl Applied {
             form: counter("form"),
             admit: counter("admit"),
             restore: counter("restore"),
+            token_create: counter("token_create"),
+            token_revoke: counter("token_revoke"),
+            token_use: counter("token_use"),
+            audit: counter("audit"),
+            record: counter("record"),
+            retire: counter("retire"),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::metrics::{Applied, ProposalFailure};
 use crate::peer::CallError;
 use crate::raft_types::Proposal;
 use bytes::Bytes;
-use konsul_state::{Command, Index, KvWrite, Outcome};
+use konsul_state::{Command, Index, KvWrite, Outcome, TokenWrite};
 use openraft::error::{ClientWriteError, RaftError};
 use prometheus_client::metrics::counter::Counter;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -255,6 +255,12 @@ fn applied<'m>(counters: &'m Applied, command: &Command<'_>) -> &'m Counter {
         Command::Form { .. } => &counters.form,
         Command::Admit { .. } => &counters.admit,
         Command::Restore(_) => &counters.restore,
+        Command::Token(TokenWrite::Create { .. }) => &counters.token_create,
+        Command::Token(TokenWrite::Revoke { .. }) => &counters.token_revoke,
+        Command::Token(TokenWrite::Use { .. }) => &counters.token_use,
+        Command::Audit(_) => &counters.audit,
+        Command::Record { .. } => &counters.record,
+        Command::Retire { .. } => &counters.retire,
     }
 }
 

@@ -3,7 +3,9 @@
 use crate::schema::{Store, sm};
 use crate::tombstone::{self, TOMBSTONES_MAX};
 use crate::writes::{Writes, applied};
-use crate::{Changes, Command, Index, KvWrite, Outcome, StateError, kv, nodes, restore, txn};
+use crate::{
+    Changes, Command, Index, KvWrite, Outcome, StateError, audit, cluster_record, kv, nodes, restore, token, txn,
+};
 
 /// A run of commands that becomes visible at once.
 pub struct Batch<'s> {
@@ -51,6 +53,10 @@ impl Batch<'_> {
             Command::Form { cluster_id } => nodes::form(w, cluster_id),
             Command::Admit { wished, name } => nodes::admit(w, index, *wished, name),
             Command::Restore(step) => restore::apply(w, index, step),
+            Command::Token(write) => token::apply(w, index, write),
+            Command::Audit(events) => audit::apply(w, index, events),
+            Command::Record { key, value, index: expected } => cluster_record::apply(w, index, key, value, *expected),
+            Command::Retire { node_id } => nodes::retire(w, *node_id),
         }
     }
 

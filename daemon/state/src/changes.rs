@@ -7,11 +7,13 @@ pub struct Changes {
     pub keys: Vec<Box<[u8]>>,
     /// Everything may have changed (a restore).
     pub all: bool,
+    /// A join token, one of the cluster's own records, or the mark of a node changed.
+    pub cluster: bool,
 }
 
 impl Changes {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && !self.all
+        self.keys.is_empty() && !self.all && !self.cluster
     }
 }

@@ -124,6 +124,9 @@ impl<'a> Reader<'a> {
         }
         Err(DecodeError::Invalid { what })
     }
+    pub fn u32(&mut self, what: &'static str) -> Result<u32, DecodeError> {
+        u32::try_from(self.u64(what)?).map_err(|_| DecodeError::Invalid { what })
+    }
     pub fn usize(&mut self, what: &'static str) -> Result<usize, DecodeError> {
         usize::try_from(self.u64(what)?).map_err(|_| DecodeError::Invalid { what })
     }

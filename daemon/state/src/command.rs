@@ -3,6 +3,10 @@
 //! A command is borrowed from the bytes it came in (an HTTP body, a log record): it is encoded once, by the node that
 //! proposes it, and decoded once by each node that applies it.
 
+mod cluster;
+
+pub use cluster::{AuditEvent, Role, TokenWrite};
+
 use crate::codec::{DecodeError, Reader, Writer};
 
 /// One entry of the replicated log.
@@ -34,6 +38,24 @@ pub enum Command<'a> {
     },
     /// A step of replacing the whole content from an archive.
     Restore(Restore<'a>),
+    /// A change of a join token; each is audited by itself.
+    Token(TokenWrite<'a>),
+    /// Rows for the audit, beside those that other commands leave.
+    Audit(Vec<AuditEvent<'a>>),
+    /// Writes one of the cluster's own small records; answers [`crate::Outcome::Written`].
+    Record {
+        /// Its name.
+        key: &'a [u8],
+        /// What it holds: opaque here.
+        value: &'a [u8],
+        /// The modify index it must have; 0 = it must be absent.
+        index: u64,
+    },
+    /// This node id never speaks again. Repeating it is fine.
+    Retire {
+        /// Which.
+        node_id: u64,
+    },
 }
 
 /// One key/value write.
@@ -102,7 +124,12 @@ mod kind {
     pub(super) const RESTORE_STAGE: u8 = 7;
     pub(super) const RESTORE_COMMIT: u8 = 8;
     pub(super) const RESTORE_ABORT: u8 = 9;
+    // 10 to 13 are in `command/cluster.rs`.
+    pub(super) const RECORD: u8 = 14;
+    pub(super) const RETIRE: u8 = 15;
 }
+
+const HIGHEST_KIND: u8 = kind::RETIRE;
 
 /// The operations of `KV`, `TXN` and `BATCH`.
 mod op {
@@ -148,6 +175,22 @@ impl<'a> Command<'a> {
                 to.str(name);
             }
             Command::Restore(step) => encode_restore(step, &mut to),
+            Command::Token(write) => cluster::encode_token(write, &mut to),
+            Command::Audit(events) => {
+                to.u8(cluster::kind::AUDIT);
+                to.usize(events.len());
+                events.iter().for_each(|event| event.encode(&mut to));
+            }
+            Command::Record { key, value, index } => {
+                to.u8(kind::RECORD);
+                to.bytes(key);
+                to.bytes(value);
+                to.u64(*index);
+            }
+            Command::Retire { node_id } => {
+                to.u8(kind::RETIRE);
+                to.u64(*node_id);
+            }
         }
         *out = to.into_vec();
     }
@@ -171,7 +214,17 @@ impl<'a> Command<'a> {
                 Command::Restore(Restore::Commit { id: from.array("restore id")?, entries: from.u64("entries")? })
             }
             kind::RESTORE_ABORT => Command::Restore(Restore::Abort { id: from.array("restore id")? }),
-            found => return Err(unknown("command kind", found, kind::RESTORE_ABORT)),
+            cluster::kind::TOKEN_CREATE => Command::Token(cluster::decode_create(&mut from)?),
+            cluster::kind::TOKEN_REVOKE => Command::Token(cluster::decode_revoke(&mut from)?),
+            cluster::kind::TOKEN_USE => Command::Token(cluster::decode_use(&mut from)?),
+            cluster::kind::AUDIT => Command::Audit(from.list("events", AuditEvent::decode)?),
+            kind::RECORD => Command::Record {
+                key: from.bytes("record name")?,
+                value: from.bytes("record")?,
+                index: from.u64("index")?,
+            },
+            kind::RETIRE => Command::Retire { node_id: from.u64("node id")? },
+            found => return Err(unknown("command kind", found, HIGHEST_KIND)),
         };
         from.end("command")?;
         Ok(command)

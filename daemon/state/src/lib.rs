@@ -8,8 +8,10 @@
 
 #![warn(missing_docs)]
 
+mod audit;
 mod batch;
 mod changes;
+mod cluster_record;
 mod codec;
 mod command;
 mod digest;
@@ -21,20 +23,25 @@ mod outcome;
 mod records;
 mod restore;
 mod schema;
+mod token;
 mod tombstone;
 mod txn;
 mod view;
 mod writes;
 
+pub use audit::{AUDIT_EVENTS_MAX, AUDIT_ROWS_MAX, AUDIT_TEXT_BYTES_MAX, AuditId, AuditRow};
 pub use batch::Batch;
 pub use changes::Changes;
+pub use cluster_record::RECORD_BYTES_MAX;
 pub use codec::{DecodeError, Reader, Writer};
-pub use command::{Command, KvWrite, Restore, StagedEntry, TxnOp};
+pub use command::{AuditEvent, Command, KvWrite, Restore, Role, StagedEntry, TokenWrite, TxnOp};
 pub use digest::Digest;
 pub use error::StateError;
 pub use ids::Index;
 pub use kv::Entry;
-pub use outcome::{Outcome, TxnEntry, TxnFailure};
+pub use nodes::Node;
+pub use outcome::{Outcome, TokenRefusal, TxnEntry, TxnFailure};
 pub use records::{Loader, Record};
 pub use schema::{KEY_BYTES_MAX, Store};
+pub use token::{TOKEN_USES_MAX, TOKENS_MAX, Token, TokenRevoked, TokenUse};
 pub use view::{Keys, Listed, Position, View};

@@ -1,6 +1,7 @@
 //! What a command did, as told to whoever proposed it.
 
 use crate::codec::{DecodeError, Reader, Writer};
+use crate::command::Role;
 
 /// The answer to one command.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,6 +32,25 @@ pub enum Outcome {
     },
     /// The command was understood and refused; the text says why and what to do.
     Refused(String),
+    /// Whether a node may join with a token, and as what.
+    TokenUsed(Result<Role, TokenRefusal>),
+}
+
+/// Why nobody joins with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenRefusal {
+    /// There is none with this id: mistyped, of another cluster, or expired long ago.
+    #[error("this cluster has no such token; make one with `konsulctl cluster generate-token`")]
+    Unknown,
+    /// Its time is up.
+    #[error("the token has expired; make a new one with `konsulctl cluster generate-token`")]
+    Expired,
+    /// As many nodes as it was made for have joined with it.
+    #[error("the token was used as often as it may be; make a new one with `konsulctl cluster generate-token`")]
+    UsedUp,
+    /// Somebody revoked it.
+    #[error("the token was revoked; ask whoever runs the cluster why")]
+    Revoked,
 }
 
 /// One result entry of a transaction.
@@ -71,6 +91,8 @@ mod kind {
     pub(super) const ADMITTED: u8 = 5;
     pub(super) const RESTORED: u8 = 6;
     pub(super) const REFUSED: u8 = 7;
+    pub(super) const TOKEN_USED: u8 = 8;
+    pub(super) const TOKEN_REFUSED: u8 = 9;
 }
 
 impl Outcome {
@@ -114,6 +136,14 @@ impl Outcome {
                 out.u8(kind::REFUSED);
                 out.str(why);
             }
+            Outcome::TokenUsed(Ok(role)) => {
+                out.u8(kind::TOKEN_USED);
+                role.encode(out);
+            }
+            Outcome::TokenUsed(Err(refusal)) => {
+                out.u8(kind::TOKEN_REFUSED);
+                out.u8(refusal.number());
+            }
         }
     }
 
@@ -132,11 +162,44 @@ impl Outcome {
             kind::ADMITTED => Outcome::Admitted { node_id: from.u64("node id")? },
             kind::RESTORED => Outcome::Restored { entries: from.u64("entries")? },
             kind::REFUSED => Outcome::Refused(from.str("reason")?.to_owned()),
+            kind::TOKEN_USED => Outcome::TokenUsed(Ok(Role::decode(from)?)),
+            kind::TOKEN_REFUSED => Outcome::TokenUsed(Err(TokenRefusal::decode(from)?)),
             found => {
-                let (found, known) = (u64::from(found), u64::from(kind::REFUSED));
+                let (found, known) = (u64::from(found), u64::from(kind::TOKEN_REFUSED));
                 return Err(DecodeError::Unknown { what: "outcome kind", found, known });
             }
         })
+    }
+}
+
+impl TokenRefusal {
+    const ALL: [TokenRefusal; 4] =
+        [TokenRefusal::Unknown, TokenRefusal::Expired, TokenRefusal::UsedUp, TokenRefusal::Revoked];
+
+    /// Numbers are never given twice.
+    const fn number(self) -> u8 {
+        match self {
+            TokenRefusal::Unknown => 1,
+            TokenRefusal::Expired => 2,
+            TokenRefusal::UsedUp => 3,
+            TokenRefusal::Revoked => 4,
+        }
+    }
+
+    /// One word, for the audit and as a label. The audit is replicated: the words never change.
+    pub const fn word(self) -> &'static str {
+        match self {
+            TokenRefusal::Unknown => "unknown",
+            TokenRefusal::Expired => "expired",
+            TokenRefusal::UsedUp => "used_up",
+            TokenRefusal::Revoked => "revoked",
+        }
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<TokenRefusal, DecodeError> {
+        let number = from.u8("refusal")?;
+        let known = TokenRefusal::ALL.into_iter().find(|refusal| refusal.number() == number);
+        known.ok_or_else(|| DecodeError::Unknown { what: "refusal", found: u64::from(number), known: 4 })
     }
 }
 

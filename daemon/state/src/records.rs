@@ -1,8 +1,9 @@
 //! The whole state as a stream of records, and back: for snapshots.
 
+use crate::codec::DecodeError;
 use crate::kv::Head;
 use crate::schema::{FORMAT, Store, TableId, check_format, sm};
-use crate::{StateError, View};
+use crate::{StateError, View, audit, cluster_record, nodes, token};
 use heed::RwTxn;
 
 /// What one transaction of a [`Loader`] holds at most: bounds its memory.
@@ -106,9 +107,7 @@ impl<'s> Loader<'s> {
         if id == TableId::Sm && record.key == sm::FORMAT {
             check_format(record.value)?;
         }
-        if id == TableId::Kv {
-            Head::decode(record.value).map_err(|e| id.damaged(e))?;
-        }
+        check_value(id, record).map_err(|e| id.damaged(e))?;
         match &mut self.last {
             Some((last_id, last_key)) => {
                 *last_id = id;
@@ -118,5 +117,18 @@ impl<'s> Loader<'s> {
             last => *last = Some((id, record.key.to_vec())),
         }
         Ok(())
+    }
+}
+
+/// Whether this version can read the record.
+fn check_value(id: TableId, record: &Record<'_>) -> Result<(), DecodeError> {
+    match id {
+        TableId::Kv => Head::decode(record.value).map(drop),
+        TableId::Nodes => nodes::decode(record.key, record.value).map(drop),
+        TableId::Tokens => token::decode(record.key, record.value).map(drop),
+        TableId::Audit => audit::decode(record.key, record.value).map(drop),
+        TableId::Records => cluster_record::decode(record.value).map(drop),
+        // Their values are read by whoever wrote them, or have one form only.
+        TableId::Sm | TableId::Tombstones | TableId::TombstonesByIndex | TableId::Staged => Ok(()),
     }
 }

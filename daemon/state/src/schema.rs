@@ -35,11 +35,23 @@ pub(crate) enum TableId {
     TombstonesByIndex,
     Nodes,
     Staged,
+    Tokens,
+    Audit,
+    Records,
 }
 
 impl TableId {
-    pub(crate) const ALL: [TableId; 6] =
-        [TableId::Sm, TableId::Kv, TableId::Tombstones, TableId::TombstonesByIndex, TableId::Nodes, TableId::Staged];
+    pub(crate) const ALL: [TableId; 9] = [
+        TableId::Sm,
+        TableId::Kv,
+        TableId::Tombstones,
+        TableId::TombstonesByIndex,
+        TableId::Nodes,
+        TableId::Staged,
+        TableId::Tokens,
+        TableId::Audit,
+        TableId::Records,
+    ];
 
     pub(crate) const fn number(self) -> u8 {
         match self {
@@ -49,6 +61,9 @@ impl TableId {
             TableId::TombstonesByIndex => 4,
             TableId::Nodes => 5,
             TableId::Staged => 6,
+            TableId::Tokens => 7,
+            TableId::Audit => 8,
+            TableId::Records => 9,
         }
     }
 
@@ -60,6 +75,9 @@ impl TableId {
             TableId::TombstonesByIndex => "tombstones_by_index",
             TableId::Nodes => "nodes",
             TableId::Staged => "staged",
+            TableId::Tokens => "tokens",
+            TableId::Audit => "audit",
+            TableId::Records => "records",
         }
     }
 
@@ -155,6 +173,15 @@ impl Table {
         Ok(iter.map(move |record| record.map_err(self.failed("scan"))))
     }
 
+    /// Records from the last one on, backwards.
+    pub(crate) fn backwards<'t>(
+        self,
+        txn: &'t RoTxn<'_>,
+    ) -> Result<impl Iterator<Item = Result<Pair<'t>, StateError>>, StateError> {
+        let iter = self.db.rev_iter(txn).map_err(self.failed("scan"))?;
+        Ok(iter.map(move |record| record.map_err(self.failed("scan"))))
+    }
+
     /// Records whose key starts with `prefix`, in key order.
     pub(crate) fn under<'t, 'p>(
         self,
@@ -197,6 +224,9 @@ pub(crate) struct Tables {
     pub(crate) tombstones_by_index: Table,
     pub(crate) nodes: Table,
     pub(crate) staged: Table,
+    pub(crate) tokens: Table,
+    pub(crate) audit: Table,
+    pub(crate) records: Table,
 }
 
 impl Tables {
@@ -208,6 +238,9 @@ impl Tables {
             TableId::TombstonesByIndex => self.tombstones_by_index,
             TableId::Nodes => self.nodes,
             TableId::Staged => self.staged,
+            TableId::Tokens => self.tokens,
+            TableId::Audit => self.audit,
+            TableId::Records => self.records,
         }
     }
 }
@@ -282,9 +315,12 @@ fn create_tables(env: &Env<WithoutTls>) -> Result<Tables, StateError> {
             create(TableId::TombstonesByIndex)?,
             create(TableId::Nodes)?,
             create(TableId::Staged)?,
+            create(TableId::Tokens)?,
+            create(TableId::Audit)?,
+            create(TableId::Records)?,
         ]))
     });
-    let [sm, kv, tombstones, tombstones_by_index, nodes, staged] = match handles {
+    let [sm, kv, tombstones, tombstones_by_index, nodes, staged, tokens, audit, records] = match handles {
         Ok(CommitOrAbort::Commit(handles)) => handles,
         Ok(CommitOrAbort::Abort(never)) => match never {},
         Err(OpenFailed(error)) => return Err(error),
@@ -296,6 +332,9 @@ fn create_tables(env: &Env<WithoutTls>) -> Result<Tables, StateError> {
         tombstones_by_index: Table { id: TableId::TombstonesByIndex, db: tombstones_by_index },
         nodes: Table { id: TableId::Nodes, db: nodes },
         staged: Table { id: TableId::Staged, db: staged },
+        tokens: Table { id: TableId::Tokens, db: tokens },
+        audit: Table { id: TableId::Audit, db: audit },
+        records: Table { id: TableId::Records, db: records },
     })
 }
 

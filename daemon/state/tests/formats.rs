@@ -7,7 +7,8 @@ mod common;
 
 use common::{TestStore, encoded};
 use konsul_state::{
-    Command, Index, KvWrite, Loader, Outcome, Reader, Record, Restore, StagedEntry, TxnEntry, TxnFailure, TxnOp, Writer,
+    AuditEvent, Command, Index, KvWrite, Loader, Outcome, Reader, Record, Restore, Role, StagedEntry, TokenRefusal,
+    TokenWrite, TxnEntry, TxnFailure, TxnOp, Writer,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -48,8 +49,46 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
         ),
         ("restore-commit", Command::Restore(Restore::Commit { id: ID, entries: 1_000_000 })),
         ("restore-abort", Command::Restore(Restore::Abort { id: ID })),
+        ("token-create-voter", Command::Token(token_create(Role::Voter))),
+        ("token-create-learner", Command::Token(token_create(Role::Learner))),
+        ("token-revoke", Command::Token(TOKEN_REVOKE)),
+        ("token-use", Command::Token(TOKEN_USE)),
+        ("audit", Command::Audit(vec![AUDIT_EVENT, AuditEvent::default()])),
+        ("record", Command::Record { key: b"ca", value: b"\x00value\xff", index: 300 }),
+        ("retire", Command::Retire { node_id: 1 << 40 }),
     ]
 }
+
+fn token_create(role: Role) -> TokenWrite<'static> {
+    TokenWrite::Create {
+        id: *b"abcdefg2",
+        key: [7; 32],
+        role,
+        uses_max: 1_000,
+        created_ms: 1_700_000_000_000,
+        expires_ms: 1_700_000_060_000,
+        by: "alice",
+        from: "10.0.0.1:5000",
+    }
+}
+
+const TOKEN_REVOKE: TokenWrite<'_> =
+    TokenWrite::Revoke { id: *b"abcdefg2", now_ms: 1_700_000_000_002, by: "bob", from: "10.0.0.2:5000" };
+const TOKEN_USE: TokenWrite<'_> = TokenWrite::Use {
+    id: *b"abcdefg2",
+    now_ms: 1_700_000_000_001,
+    name: "node-é",
+    spki: [9; 32],
+    from: "10.0.0.3:5000",
+};
+const AUDIT_EVENT: AuditEvent<'_> = AuditEvent {
+    time_ms: 1_700_000_000_003,
+    event: "member.remove",
+    who: "alice",
+    from: "10.0.0.1:5000",
+    what: "node 7",
+    outcome: "ok",
+};
 
 fn outcomes() -> Vec<(&'static str, Outcome)> {
     let entry = |value: Option<&[u8]>| TxnEntry {
@@ -71,6 +110,12 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         ("admitted", Outcome::Admitted { node_id: 300 }),
         ("restored", Outcome::Restored { entries: 1_000_000 }),
         ("refused", Outcome::Refused("because".to_owned())),
+        ("token-voter", Outcome::TokenUsed(Ok(Role::Voter))),
+        ("token-learner", Outcome::TokenUsed(Ok(Role::Learner))),
+        ("token-unknown", Outcome::TokenUsed(Err(TokenRefusal::Unknown))),
+        ("token-expired", Outcome::TokenUsed(Err(TokenRefusal::Expired))),
+        ("token-used-up", Outcome::TokenUsed(Err(TokenRefusal::UsedUp))),
+        ("token-revoked", Outcome::TokenUsed(Err(TokenRefusal::Revoked))),
     ]
 }
 
@@ -149,9 +194,22 @@ fn full_store() -> TestStore {
     node
 }
 
-#[test]
-fn records_of_format_1_load_and_read_as_they_were_written() {
-    let node = full_store();
+/// A record of every table and kind that came with the cluster's own records.
+fn cluster_store() -> TestStore {
+    let node = TestStore::new();
+    node.apply(2, &Command::Admit { wished: 1, name: "node-1" });
+    node.apply(3, &Command::Admit { wished: 2, name: "node-2" });
+    node.apply(4, &Command::Retire { node_id: 2 });
+    node.apply(5, &Command::Token(token_create(Role::Learner)));
+    node.apply(6, &Command::Token(TOKEN_USE));
+    node.apply(7, &Command::Token(TOKEN_REVOKE));
+    node.apply(8, &Command::Audit(vec![AUDIT_EVENT, AuditEvent::default()]));
+    node.apply(9, &Command::Record { key: b"ca", value: b"value", index: 0 });
+    node
+}
+
+/// The records of `node`, checked against those of the file, and a store that was filled from the file.
+fn loaded_from(file: &str, node: &TestStore) -> TestStore {
     let mut named = Vec::new();
     let collect = |r: Record<'_>| {
         named.push((format!("{} {}", r.table, hex(r.key)), r.value.to_vec()));
@@ -159,7 +217,7 @@ fn records_of_format_1_load_and_read_as_they_were_written() {
     };
     node.store.view().unwrap().records(collect).unwrap();
     let current = named.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-    let recorded = recorded("v1-records.txt", &current);
+    let recorded = recorded(file, &current);
 
     let loaded = TestStore::new();
     let mut loader = Loader::new(&loaded.store).unwrap();
@@ -168,6 +226,14 @@ fn records_of_format_1_load_and_read_as_they_were_written() {
         loader.put(Record { table: table.parse().unwrap(), key: &unhex(key), value }).unwrap();
     }
     loader.finish().unwrap();
+    loaded
+}
+
+/// Of a store without tokens, audit, records of the cluster and retired nodes: they came later, under the same format.
+#[test]
+fn records_of_format_1_load_and_read_as_they_were_written() {
+    let node = full_store();
+    let loaded = loaded_from("v1-records.txt", &node);
     let (loaded, written) = (loaded.store.view().unwrap(), node.store.view().unwrap());
     assert_eq!(loaded.kv_list(b"").unwrap().entries, written.kv_list(b"").unwrap().entries);
     assert_eq!(loaded.kv_list(b"a/gone").unwrap().index, Index::new(6));
@@ -176,5 +242,24 @@ fn records_of_format_1_load_and_read_as_they_were_written() {
     assert_eq!(loaded.cluster_id().unwrap(), Some(ID));
     assert_eq!(loaded.digest().unwrap(), written.digest().unwrap());
     let digest = "e1349b5baec7f0c4596a8d31f45409ecf14a303bb478db20326e37fbecc347f1";
+    assert_eq!(loaded.digest().unwrap().to_string(), digest, "nodes compare digests across versions");
+}
+
+#[test]
+fn records_of_the_cluster_load_and_read_as_they_were_written() {
+    let node = cluster_store();
+    let loaded = loaded_from("v1-cluster-records.txt", &node);
+    let (loaded, written) = (loaded.store.view().unwrap(), node.store.view().unwrap());
+    assert_eq!(loaded.nodes().unwrap(), written.nodes().unwrap());
+    assert!(loaded.is_retired(2).unwrap() && !loaded.is_retired(1).unwrap());
+    assert_eq!(loaded.node(2).unwrap().unwrap().name, "node-2");
+    let tokens = loaded.tokens().unwrap();
+    assert_eq!(tokens, written.tokens().unwrap());
+    assert!(tokens[0].revoked.is_some() && tokens[0].uses.len() == 1);
+    assert_eq!(loaded.audit(None, 99).unwrap(), written.audit(None, 99).unwrap());
+    assert_eq!(loaded.audit(None, 99).unwrap().len(), 5);
+    assert_eq!(loaded.record(b"ca").unwrap(), Some((&b"value"[..], Index::new(9))));
+    assert_eq!(loaded.digest().unwrap(), written.digest().unwrap());
+    let digest = "f780d0c882bc3d6f7568520210f25fb80f36a25f97a02b3a050b6af52904795e";
     assert_eq!(loaded.digest().unwrap().to_string(), digest, "nodes compare digests across versions");
 }

@@ -8,7 +8,10 @@
 mod common;
 
 use common::TestStore;
-use konsul_state::{Changes, Command, Entry, KvWrite, Outcome, Restore, StagedEntry, TxnEntry, TxnFailure, TxnOp};
+use konsul_state::{
+    AuditEvent, AuditId, AuditRow, Changes, Command, Entry, KvWrite, Outcome, Restore, Role, StagedEntry, Token,
+    TokenWrite, TxnEntry, TxnFailure, TxnOp, View,
+};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +59,32 @@ fn id(w: &str) -> [u8; 16] {
     [w.parse().unwrap(); 16]
 }
 
+fn token_id(w: &str) -> [u8; 8] {
+    w.as_bytes().try_into().unwrap()
+}
+
+fn token_write(words: &[&'static str]) -> TokenWrite<'static> {
+    let (by, from) = ("alice", "10.0.0.9:1");
+    match *words {
+        ["token", "create", id, "key", key, "as", role, "uses", uses, "at", at, "until", until] => TokenWrite::Create {
+            id: token_id(id),
+            key: [key.parse().unwrap(); 32],
+            role: if role == "voter" { Role::Voter } else { Role::Learner },
+            uses_max: uses.parse().unwrap(),
+            created_ms: number(at),
+            expires_ms: number(until),
+            by,
+            from,
+        },
+        ["token", "revoke", id, "at", at] => TokenWrite::Revoke { id: token_id(id), now_ms: number(at), by, from },
+        ["token", "use", id, "by", name, "key", key, "at", at] => {
+            let spki = [key.parse().unwrap(); 32];
+            TokenWrite::Use { id: token_id(id), now_ms: number(at), name, spki, from: "10.0.0.7:2" }
+        }
+        _ => panic!("unknown change of a token {words:?}"),
+    }
+}
+
 fn command(line: &'static str) -> Option<Command<'static>> {
     if let Some(ops) = line.strip_prefix("txn:") {
         return Some(Command::Txn(split(ops).iter().map(|op| txn_op(op)).collect()));
@@ -78,6 +107,15 @@ fn command(line: &'static str) -> Option<Command<'static>> {
         }
         ["restore", "commit", i, "entries", n] => Command::Restore(Restore::Commit { id: id(i), entries: number(n) }),
         ["restore", "abort", i] => Command::Restore(Restore::Abort { id: id(i) }),
+        ["token", ..] => Command::Token(token_write(&words)),
+        ["audit", "add", event, "by", who, "at", time] => {
+            let event = AuditEvent { time_ms: number(time), event, who, from: "here", what: "it", outcome: "ok" };
+            Command::Audit(vec![event; 2])
+        }
+        ["record", "put", key, value, "index", index] => {
+            Command::Record { key: word(key), value: word(value), index: number(index) }
+        }
+        ["retire", node_id] => Command::Retire { node_id: number(node_id) },
         _ => Command::Kv(kv_write(&words)?),
     })
 }
@@ -104,6 +142,8 @@ fn outcome_lines(outcome: &Outcome) -> String {
         Outcome::Admitted { node_id } => format!("node {node_id}"),
         Outcome::Restored { entries } => format!("{entries} entries"),
         Outcome::Refused(why) => format!("refused: {why}"),
+        Outcome::TokenUsed(Ok(role)) => format!("joins as {}", role.word()),
+        Outcome::TokenUsed(Err(refusal)) => format!("may not join: {refusal}"),
     }
 }
 
@@ -111,7 +151,10 @@ fn changed(changes: &Changes) -> String {
     if changes.all {
         return "changed everything".to_owned();
     }
-    let keys: Vec<_> = changes.keys.iter().map(|k| String::from_utf8_lossy(k)).collect();
+    let mut keys: Vec<_> = changes.keys.iter().map(|k| String::from_utf8_lossy(k)).collect();
+    if changes.cluster {
+        keys.push("the cluster".into());
+    }
     if keys.is_empty() { "changed nothing".to_owned() } else { format!("changed {}", keys.join(" ")) }
 }
 
@@ -141,8 +184,43 @@ fn question(node: &TestStore, line: &'static str) -> String {
             let names: String = keys.keys.iter().map(|k| String::from_utf8_lossy(k) + "\n").collect();
             format!("{names}index {}", keys.index)
         }
-        _ => panic!("unknown line {line:?}"),
+        _ => cluster_question(&view, words.as_slice()).unwrap_or_else(|| panic!("unknown line {line:?}")),
     }
+}
+
+fn cluster_question(view: &View, words: &[&str]) -> Option<String> {
+    let rows = |rows: Vec<AuditRow<'_>>| rows.iter().map(audit_line).collect::<String>();
+    Some(match *words {
+        ["tokens"] => view.tokens().unwrap().iter().map(token_line).collect(),
+        ["token?", id] => view.token(&token_id(id)).unwrap().as_ref().map_or_else(|| "absent".to_owned(), token_line),
+        ["audit", "last", limit] => rows(view.audit(None, limit.parse().unwrap()).unwrap()),
+        ["audit", "after", index, seq, "limit", limit] => {
+            let after = AuditId { index: number(index), seq: seq.parse().unwrap() };
+            rows(view.audit(Some(after), limit.parse().unwrap()).unwrap())
+        }
+        ["record", key] => match view.record(word(key)).unwrap() {
+            Some((value, index)) => format!("{:?} modified {index}", String::from_utf8_lossy(value)),
+            None => "absent".to_owned(),
+        },
+        ["nodes"] => {
+            let nodes = view.nodes().unwrap();
+            let mark = |retired: bool| if retired { " retired" } else { "" };
+            nodes.iter().map(|n| format!("{} {}{}\n", n.id, n.name, mark(n.retired))).collect()
+        }
+        _ => return None,
+    })
+}
+
+fn token_line(t: &Token) -> String {
+    let revoked = t.revoked.as_ref().map_or_else(String::new, |r| format!(" revoked at {} by {}", r.at_ms, r.by));
+    let uses: String = t.uses.iter().map(|u| format!("\n  {} from {} at {}", u.name, u.from, u.at_ms)).collect();
+    let (id, role, of) = (t.id_text(), t.role.word(), t.uses_max);
+    format!("{id} {role} {}/{of} {}..{} by {}{revoked}{uses}\n", t.uses.len(), t.created_ms, t.expires_ms, t.by)
+}
+
+fn audit_line(row: &AuditRow<'_>) -> String {
+    let AuditEvent { time_ms, event, who, from, what, outcome } = row.event;
+    format!("{}.{} at {time_ms} {event} by {who} from {from}: {what}: {outcome}\n", row.id.index, row.id.seq)
 }
 
 fn play(script: &'static str) -> String {

@@ -45,7 +45,7 @@ fn a_batch_becomes_visible_at_once_with_its_position() {
     let before = node.store.view().unwrap();
     let changes = batch.commit().unwrap();
     assert_eq!(before.key_count().unwrap(), 0);
-    assert_eq!(changes, Changes { keys: vec![(*b"a").into(), (*b"b").into()], all: false });
+    assert_eq!(changes, Changes { keys: vec![(*b"a").into(), (*b"b").into()], ..Changes::default() });
     let after = node.store.view().unwrap();
     assert_eq!(after.key_count().unwrap(), 2);
     assert_eq!(after.applied().unwrap(), Index::new(5));
@@ -207,7 +207,7 @@ fn a_restore_that_is_not_complete_is_refused_and_changes_nothing() {
     refused(10, Restore::Abort { id: other });
     refused(11, Restore::Stage { id, entries: vec![staged(b"c", b"", 0, 1), staged(b"", b"", 0, 1)] });
     let (outcome, changes) = node.apply(12, &Command::Restore(Restore::Commit { id, entries: 1 }));
-    assert_eq!((outcome, changes), (Outcome::Restored { entries: 1 }, Changes { keys: Vec::new(), all: true }));
+    assert_eq!((outcome, changes), (Outcome::Restored { entries: 1 }, Changes { all: true, ..Changes::default() }));
     refused(13, Restore::Commit { id, entries: 1 });
     let view = node.store.view().unwrap();
     assert_eq!(view.kv_get(b"a").unwrap(), (None, Index::new(12)));
@@ -375,7 +375,7 @@ fn the_loader_refuses_what_it_cannot_load() {
 fn a_store_that_was_filled_halfway_is_not_opened() {
     let node = TestStore::new();
     let mut loader = Loader::new(&node.store).unwrap();
-    for n in 0..20_000u32 {
+    for n in 0..20_000u64 {
         loader.put(Record { table: 5, key: &n.to_be_bytes(), value: b"node" }).unwrap();
     }
     drop(loader);
