@@ -1,6 +1,9 @@
 //! One cluster is formed, others join it.  Knows nothing about: keys and values.
 
 mod bootstrap;
+pub mod ca;
+pub mod enrol;
+pub mod identity;
 mod join;
 
 pub use bootstrap::{Former, Seat, begin};

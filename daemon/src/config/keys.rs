@@ -121,6 +121,10 @@ pub(super) const KEYS: &[Key] = &[
     key("peer.advertise", Kind::HostPort, Preset::None { example: "\"n1.example.net:8300\"" },
         &["What other nodes connect to. Default: this node's `rpc` in `cluster.peers`."]),
 
+    key("tls.mode", Kind::Choice(&["required", "permissive", "off"]), Preset::Is("\"required\""),
+        &["\"required\": nodes speak to each other encrypted, and know each other by certificates. \"permissive\": encrypted",
+          "with those who can, in the clear with those who cannot, while a cluster moves from \"off\" to \"required\" by one",
+          "restart after the other. \"off\": in the clear; whoever reaches the peer port may read and change all data."]),
     key("tls.cert_file", Kind::Path, Preset::None { example: "\"/etc/konsul/tls/node.pem\"" },
         &["PEM: this node's certificate, then intermediates; for both server and client authentication."]),
     key("tls.key_file", Kind::Path, Preset::None { example: "\"/etc/konsul/tls/node.key\"" },
@@ -136,6 +140,12 @@ pub(super) const KEYS: &[Key] = &[
     key("cluster.form", Kind::Choice(&["auto", "never", "preferred"]), Preset::Is("\"auto\""),
         &["\"auto\": of the peers, the lowest id forms the cluster once, all others join. \"never\": this node only joins.",
           "\"preferred\": this node forms, though its id is not the lowest; on one node only, with \"never\" on the others."]),
+
+    key("cluster.certificate_life", millis(10_000, 366 * 24 * 3_600_000), Preset::Is("\"72h\""),
+        &["How long a certificate of the cluster's own authority is valid; renewed when a third of that is left."]),
+    key("cluster.sealing_key_file", Kind::Path, Preset::None { example: "\"/run/credentials/konsul.service/sealing.key\"" },
+        &["The secret under which the voters seal the key of the cluster's own authority, the same on all of them: a line",
+          "`konsul-sealing-key-v1` and 64 hex digits. Default: made by the cluster, `secrets/sealing.key` in the data directory."]),
 
     key("http.listen", Kind::Addresses, Preset::Is("[\"127.0.0.1:8500\"]"),
         &["Where clients connect. There is no access control yet: everybody who reaches it may read and write."]),

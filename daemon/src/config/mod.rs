@@ -19,7 +19,7 @@ pub use settings::Problem;
 
 use crate::http::HttpConfig;
 use crate::telemetry::LogConfig;
-use crate::tls::TlsConfig;
+use crate::tls::{TlsConfig, TlsVersion};
 use settings::Settings;
 use std::fmt;
 use std::io;
@@ -37,8 +37,7 @@ pub struct Config {
     pub storage: StorageSection,
     pub raft: RaftSection,
     pub peer: PeerSection,
-    /// Between nodes. There if all three files are named; required if there are peers.
-    pub tls: Option<TlsConfig>,
+    pub tls: TlsSection,
     pub cluster: ClusterSection,
     pub http: HttpConfig,
     pub log: LogConfig,
@@ -105,11 +104,35 @@ pub struct PeerSection {
     pub advertise: Option<String>,
 }
 
+/// Between nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSection {
+    pub mode: TlsMode,
+    /// Oldest version accepted.
+    pub min_version: TlsVersion,
+    /// Certificates that people bring: there if all three files are named. Without them the cluster's own authority
+    /// gives certificates.
+    pub files: Option<TlsConfig>,
+}
+
+/// Whether nodes speak to each other encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    Required,
+    /// With those who can.
+    Permissive,
+    Off,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterSection {
     /// All static peers, this node included unless it only joins; by id; empty: a cluster of one.
     pub peers: Vec<StaticPeer>,
     pub form: Form,
+    /// Of certificates of the cluster's own authority.
+    pub certificate_life: Duration,
+    /// Kept by somebody else; `None`: in the data directory.
+    pub sealing_key_file: Option<PathBuf>,
 }
 
 /// A node named in the configuration.

@@ -78,7 +78,7 @@ fn the_examples_of_keys_without_a_default_are_taken() {
     let text: String = keys::SECTIONS.iter().map(|(name, _)| section(name)).collect();
     let config = load(&text);
     assert_eq!((config.node.name.as_str(), config.node.id), ("n1", Some(1)));
-    assert!(config.tls.is_some());
+    assert!(config.tls.files.is_some());
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn flags_win_over_the_environment_and_the_environment_over_the_file() {
 #[test]
 fn a_node_alone_needs_no_tls_and_binds_no_peer_port() {
     let config = load("");
-    assert_eq!((config.peer.listen, config.tls), (None, None));
+    assert_eq!((config.peer.listen, config.tls.files), (None, None));
     assert_eq!(config.node.name, "host-7");
     assert_eq!(config.storage.state_dir, Path::new("/var/lib/konsul/state"));
     assert_eq!(config.http.advertise, "http://127.0.0.1:8500");

@@ -4,7 +4,7 @@ use super::settings::{Origin, Problem, Settings};
 use super::value::{Value, human, is_name};
 use super::{
     ClusterSection, Config, Form, HttpConfig, NodeSection, PeerSection, RaftSection, StaticPeer, StorageSection,
-    Timing, TlsConfig,
+    Timing, TlsConfig, TlsMode, TlsSection,
 };
 use crate::http::{DefaultConsistency, NonLeaderWrites};
 use crate::telemetry::{LogConfig, LogFilter, LogFormat};
@@ -32,7 +32,10 @@ pub(super) fn build(settings: &Settings, tls_off: Option<&Origin>, host_name: &s
     let http = check.http(&node, raft.inflight_bytes_max);
     let log = check.log();
     if check.problems.is_empty() {
-        Ok(Config { node, storage, raft, peer, tls, cluster: ClusterSection { peers, form }, http, log })
+        let certificate_life = check.duration("cluster.certificate_life");
+        let sealing_key_file = check.path("cluster.sealing_key_file");
+        let cluster = ClusterSection { peers, form, certificate_life, sealing_key_file };
+        Ok(Config { node, storage, raft, peer, tls, cluster, http, log })
     } else {
         Err(check.problems)
     }
@@ -134,10 +137,15 @@ impl Check<'_> {
         peers
     }
 
-    fn tls(&mut self, peers: &[StaticPeer], tls_off: Option<&Origin>) -> Option<TlsConfig> {
+    fn tls(&mut self, peers: &[StaticPeer], tls_off: Option<&Origin>) -> TlsSection {
+        let mode = match self.choice("tls.mode").as_str() {
+            "permissive" => TlsMode::Permissive,
+            "off" => TlsMode::Off,
+            _ => TlsMode::Required,
+        };
         if let Some(origin) = tls_off.filter(|_| !peers.is_empty()) {
-            let text = "nodes speak to each other over TLS only: whoever reaches the peer port could change all data; \
-                        remove the variable and set tls.cert_file, tls.key_file and tls.ca_file";
+            let text = "whoever reaches the peer port could change all data; remove the variable and set tls.cert_file, \
+                        tls.key_file and tls.ca_file, or say tls.mode = \"off\" if that is meant";
             self.problems.push(Problem::at(origin, text));
         }
         let min_version = match self.choice("tls.min_version").as_str() {
@@ -148,11 +156,12 @@ impl Check<'_> {
         let missing: Vec<&str> = names.into_iter().filter(|name| self.settings.get(name).is_none()).collect();
         match names.map(|name| self.path(name)) {
             [Some(cert_file), Some(key_file), Some(ca_file)] => {
-                return Some(TlsConfig { cert_file, key_file, ca_file, min_version });
+                let files = Some(TlsConfig { cert_file, key_file, ca_file, min_version });
+                return TlsSection { mode, min_version, files };
             }
-            [None, None, None] if peers.is_empty() => {}
+            [None, None, None] if peers.is_empty() || mode == TlsMode::Off => {}
             [None, None, None] => {
-                let text = "`cluster.peers` is set, and nodes speak to each other over TLS only; set tls.cert_file, tls.key_file \
+                let text = "`cluster.peers` is set, and nodes speak to each other over TLS; set tls.cert_file, tls.key_file \
                             and tls.ca_file (`konsulctl tls ca` and `konsulctl tls node` make them)";
                 self.refuse("cluster.peers", text);
             }
@@ -164,7 +173,7 @@ impl Check<'_> {
                 );
             }
         }
-        None
+        TlsSection { mode, min_version, files: None }
     }
 
     fn node(&mut self, peers: &[StaticPeer], host_name: &str) -> NodeSection {

@@ -154,8 +154,7 @@ fn within(number: u64, min: u64, max: u64) -> Option<Value> {
 }
 
 pub(super) fn is_name(text: &str) -> bool {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    (1..=63).contains(&text.len()) && text.chars().all(fits)
+    crate::tls::is_node_name(text)
 }
 
 fn is_host_port(text: &str) -> bool {

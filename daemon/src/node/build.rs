@@ -1,13 +1,14 @@
 //! From the configuration to what each part is built from.
 
 use crate::cluster::{Former, Seat};
-use crate::config::{Config, Form};
+use crate::config::{Config, Form, TlsMode};
 use crate::http::Deps;
 use crate::metrics::Metrics;
-use crate::peer::LocalIdentity;
+use crate::peer::{LocalIdentity, Transport};
 use crate::raft::{Consensus, RaftConfig};
 use crate::raft_types::NodeInfo;
 use crate::storage::{Identity, StorageConfig};
+use crate::tls::{Tls, TlsError};
 use sha2::{Digest as _, Sha256};
 
 /// Newest log entries in memory; replication and apply read them from here.
@@ -47,6 +48,16 @@ pub(super) fn raft(config: &Config) -> RaftConfig {
     }
 }
 
+/// How this node talks to others.
+pub(super) fn transport(config: &Config) -> Result<Transport, TlsError> {
+    Ok(match (config.tls.mode, config.tls.files.clone()) {
+        (TlsMode::Required, Some(files)) => Transport::Tls(Tls::open(files)?),
+        (TlsMode::Permissive, Some(files)) => Transport::Permissive(Tls::open(files)?),
+        // Without certificates there is a cluster of one, which binds no peer port.
+        (TlsMode::Off, _) | (TlsMode::Required | TlsMode::Permissive, None) => Transport::Plain,
+    })
+}
+
 pub(super) fn info(config: &Config) -> NodeInfo {
     NodeInfo {
         name: config.node.name.clone(),
@@ -60,6 +71,7 @@ pub(super) fn local(config: &Config, identity: Option<&Identity>) -> LocalIdenti
         cluster_id: identity.map(|i| i.cluster_id),
         node_id: identity.map_or(0, |i| i.node_id),
         name: config.node.name.clone(),
+        epoch: 0,
     }
 }
 

@@ -1,7 +1,8 @@
 //! What this node does with its peers' requests: hands them to consensus, once there is one.
 
+use crate::cluster::enrol::{EnrolAnswer, Envelope, RefusalCode};
 use crate::cluster::{JoinAnswer, JoinRequest, Promise};
-use crate::peer::{LocalIdentity, PeerHandler, PeerIdentity};
+use crate::peer::{Known, LocalIdentity, PeerHandler, PeerIdentity};
 use crate::raft::{AdmitError, Consensus};
 use crate::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, NodeInfo, SnapshotMeta, SnapshotResponse, TransferLeaderRequest,
@@ -10,6 +11,7 @@ use crate::raft_types::{
 use crate::storage::SnapshotFile;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -65,6 +67,11 @@ impl PeerHandler for Handler {
         LocalIdentity::clone(&self.local.load())
     }
 
+    fn known(&self, node_id: u64) -> Known {
+        let member = self.consensus.get().and_then(|consensus| consensus.member(node_id));
+        member.map_or(Known::Stranger, |member| Known::Member { name: member.info.name })
+    }
+
     async fn append(&self, request: AppendEntriesRequest) -> Result<AppendEntriesResponse, String> {
         self.member()?.append(request).await
     }
@@ -104,5 +111,14 @@ impl PeerHandler for Handler {
         };
         tracing::info!(name = %from.name, from = %from.address, ?answer, "a node asked to join");
         Bytes::from(answer.encode())
+    }
+
+    async fn enrol(&self, from: SocketAddr, exporter: [u8; 32], request: Bytes) -> Bytes {
+        let answer = EnrolAnswer::Refused {
+            code: RefusalCode::NoAuthority,
+            why: "this cluster has no authority of its own: bring a certificate, and join with it".to_owned(),
+        };
+        tracing::info!(%from, bytes = request.len(), bound = exporter.len(), ?answer, "somebody without a certificate asked to join");
+        Bytes::from(Envelope { body: &answer.encode(), proof: None }.encode())
     }
 }

@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::peer::{self, Limits, Pool, Transport};
 use crate::raft::{Consensus, Parts, StartError};
 use crate::storage::{Identity, OpenError, Space, SpaceConfig, Storage};
-use crate::tls::{Tls, TlsError};
+use crate::tls::TlsError;
 use crate::watch::Watches;
 use handler::Handler;
 use std::io;
@@ -110,11 +110,7 @@ impl Node {
         }
         let space = Space::open(space_config, metrics.storage.clone());
         let space = Arc::new(space.map_err(|source| NodeError::Space { source })?);
-        let transport = match config.tls.clone() {
-            Some(files) => Transport::Tls(Tls::open(files).map_err(|source| NodeError::Tls { source })?),
-            // Only a cluster of one runs without certificates, and it binds no peer port.
-            None => Transport::Plain,
-        };
+        let transport = build::transport(&config).map_err(|source| NodeError::Tls { source })?;
         Ok(Node { config, clock, metrics, storage, space, transport })
     }
 

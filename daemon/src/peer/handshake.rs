@@ -1,19 +1,23 @@
 //! Who is at the other end: each side checks the other before a single request passes.
 //!
-//! Wrong node = corruption, so nothing is assumed: cluster ids are equal, the server is the node that was meant, the
-//! certificate's name is the claimed one, and nobody talks to itself (openraft panics on that).
+//! Wrong node = corruption, so nothing is assumed: cluster ids and epochs are equal, the server is the node that was
+//! meant, the certificate's name is the claimed one and so is its node id if it has one, the id was not retired, and
+//! nobody talks to itself (openraft panics on that).
 
 use super::frame::{self, Frame, FrameError};
 use super::protocol::{
     FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT, Hello, Kind, Purpose, Refused, RefusedCode, VERSION_MAX, VERSION_MIN, Welcome,
 };
-use super::stream::{Transport, Wire, set_options};
+use super::stream::{Encryption, HandsError, Transport, Wire, set_options};
 use crate::metrics::{PeerMetrics, PurposeLabel};
+use crate::tls::{Certified, MemberId};
 use arc_swap::ArcSwap;
 use konsul_state::{DecodeError, Writer};
+use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
@@ -36,6 +40,20 @@ pub struct LocalIdentity {
     pub node_id: u64,
     /// The name it is configured with, and its certificate carries.
     pub name: String,
+    /// How often the cluster was recovered by force.
+    pub epoch: u32,
+}
+
+/// What this node's state says of a node id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing: it may have been admitted a moment ago.
+    Stranger,
+    Member {
+        name: String,
+    },
+    /// It was removed for good.
+    Retired,
 }
 
 /// Who a peer is. Exists only after a handshake.
@@ -50,6 +68,9 @@ pub struct PeerIdentity {
     pub cluster_id: [u8; 16],
     /// Where it connected from, or was connected to.
     pub address: SocketAddr,
+    pub encryption: Encryption,
+    /// Its certificate carries this very cluster and node id; without that the id is believed as far as the name is.
+    pub vouched: bool,
     _handshake: (),
 }
 
@@ -138,14 +159,22 @@ pub(super) struct Dialer {
     pub(super) transport: Transport,
     pub(super) local: Arc<ArcSwap<LocalIdentity>>,
     pub(super) metrics: PeerMetrics,
+    /// What protects the newest connection to each node.
+    pub(super) encryption: Arc<Mutex<HashMap<u64, Encryption>>>,
 }
 
 impl Dialer {
     /// A connection to that node for that purpose, handshake done.
     pub(super) async fn dial(&self, target: &Target, purpose: Purpose) -> Result<(Wire, PeerIdentity), ConnectError> {
         let dialed = self.try_dial(target, purpose).await;
-        if dialed.is_err() {
-            self.metrics.connect_failures.get_or_create(&PurposeLabel { purpose: purpose.as_str() }).inc();
+        match &dialed {
+            Ok((wire, peer)) => {
+                let mut encryption = self.encryption.lock().expect("nothing panics while it holds the lock");
+                encryption.insert(peer.node_id, wire.encryption);
+            }
+            Err(_) => {
+                self.metrics.connect_failures.get_or_create(&PurposeLabel { purpose: purpose.as_str() }).inc();
+            }
         }
         dialed
     }
@@ -158,10 +187,17 @@ impl Dialer {
         if target.node_id == local.node_id && target.node_id != 0 {
             return Err(ConnectError::Yourself { node_id: target.node_id });
         }
-        let (stream, address) = connect(&target.address, purpose).await?;
+        let silence_max = silence_max(purpose);
+        let (stream, address) = connect(&target.address, silence_max).await?;
         let hands = async {
-            let wire = self.transport.connect(address, stream).await;
-            let mut wire = wire.map_err(|source| ConnectError::Tls { address, source })?;
+            let mut wire = match self.transport.connect(address, stream).await {
+                Ok(wire) => wire,
+                Err(HandsError::Failed(source)) => return Err(ConnectError::Tls { address, source }),
+                Err(HandsError::SpeaksNoTls(why)) => {
+                    tracing::debug!(peer = target.label(), %why, "the peer speaks no TLS yet: in the clear, as permitted");
+                    Wire::plain(connect(&target.address, silence_max).await?.0, address)
+                }
+            };
             let peer = introduce(&mut wire, &local, target, purpose).await;
             Ok((wire, peer.map_err(|source| ConnectError::Handshake { address, source })?))
         };
@@ -169,15 +205,15 @@ impl Dialer {
     }
 }
 
-async fn connect(target: &str, purpose: Purpose) -> Result<(TcpStream, SocketAddr), ConnectError> {
+/// TCP to the first address that answers.
+pub(super) async fn connect(target: &str, silence_max: Duration) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let addresses = lookup_host(target).await;
     let addresses = addresses.map_err(|source| ConnectError::Lookup { address: target.to_owned(), source })?;
     let mut failed = ConnectError::NoAddress { address: target.to_owned() };
     for address in addresses {
         match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                set_options(&stream, silence_max(purpose))
-                    .map_err(|source| ConnectError::Connect { address, source })?;
+                set_options(&stream, silence_max).map_err(|source| ConnectError::Connect { address, source })?;
                 return Ok((stream, address));
             }
             Ok(Err(source)) => failed = ConnectError::Connect { address, source },
@@ -202,7 +238,7 @@ async fn introduce(
     purpose: Purpose,
 ) -> Result<PeerIdentity, HandshakeError> {
     // Before a word is said: a wrong server learns nothing.
-    check_name(wire.certified.as_deref(), target.name.as_deref())?;
+    check_name(wire.certified.as_ref(), target.name.as_deref())?;
     let hello = Hello {
         version_min: VERSION_MIN,
         version_max: VERSION_MAX,
@@ -211,6 +247,7 @@ async fn introduce(
         node_id: local.node_id,
         name: local.name.clone(),
         expected_node_id: target.node_id,
+        epoch: local.epoch,
     };
     say(wire, Kind::Hello, |out| hello.encode(out)).await?;
     let frame = wire.next().await.map_err(HandshakeError::Receive)?;
@@ -222,13 +259,16 @@ async fn introduce(
         }
         _ => return Err(unexpected(&frame, "Welcome or Refused")),
     };
-    check_welcome(&welcome, wire.certified.as_deref(), local, target)?;
+    check_welcome(&welcome, wire.certified.as_ref(), local, target)?;
     wire.allow_frames_of(FRAME_BYTES_MAX);
     Ok(identity(wire, welcome.node_id, welcome.name, welcome.cluster_id))
 }
 
 fn identity(wire: &Wire, node_id: u64, name: String, cluster_id: [u8; 16]) -> PeerIdentity {
-    PeerIdentity { node_id, name, cluster_id, address: wire.address, _handshake: () }
+    let certificate = wire.certified.as_ref().and_then(|certified| certified.member);
+    let vouched = certificate == Some(MemberId { cluster_id, node_id });
+    let (address, encryption) = (wire.address, wire.encryption);
+    PeerIdentity { node_id, name, cluster_id, address, encryption, vouched, _handshake: () }
 }
 
 fn unexpected(frame: &Frame, expected: &'static str) -> HandshakeError {
@@ -240,21 +280,49 @@ fn refusing(code: RefusedCode, text: String) -> HandshakeError {
 }
 
 /// Without a certificate there is nothing to check.
-fn check_name(certified: Option<&str>, claimed: Option<&str>) -> Result<(), HandshakeError> {
+fn check_name(certified: Option<&Certified>, claimed: Option<&str>) -> Result<(), HandshakeError> {
     match (certified, claimed) {
-        (Some(certified), Some(claimed)) if certified != claimed => Err(refusing(
+        (Some(Certified { name, .. }), Some(claimed)) if name != claimed => Err(refusing(
             RefusedCode::Name,
-            format!(
-                "the certificate is node {certified:?}'s, not node {claimed:?}'s; check its URI SAN and the address"
-            ),
+            format!("the certificate is node {name:?}'s, not node {claimed:?}'s; check its URI SAN and the address"),
         )),
         (Some(_) | None, Some(_) | None) => Ok(()),
     }
 }
 
+/// A certificate of the cluster's own authority is good for one member only.
+fn check_member(certified: Option<&Certified>, cluster_id: [u8; 16], node_id: u64) -> Result<(), HandshakeError> {
+    let claimed = MemberId { cluster_id, node_id };
+    match certified.and_then(|certified| certified.member) {
+        Some(member) if member != claimed => {
+            let text = if node_id == 0 {
+                format!(
+                    "the certificate is member {member}'s: whoever wants to join anew joins with a token, not with it"
+                )
+            } else {
+                format!("the certificate is member {member}'s, not {claimed}'s")
+            };
+            Err(refusing(RefusedCode::NodeId, text))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn check_epoch(ours: u32, theirs: u32) -> Result<(), HandshakeError> {
+    let (newer, older) = match ours.cmp(&theirs) {
+        Ordering::Equal => return Ok(()),
+        Ordering::Greater => (ours, theirs),
+        Ordering::Less => (theirs, ours),
+    };
+    let text = format!(
+        "the cluster was recovered and is in epoch {newer}, the other node is left from epoch {older}; that one has to start empty and join anew"
+    );
+    Err(refusing(RefusedCode::Epoch, text))
+}
+
 fn check_welcome(
     welcome: &Welcome,
-    certified: Option<&str>,
+    certified: Option<&Certified>,
     local: &LocalIdentity,
     target: &Target,
 ) -> Result<(), HandshakeError> {
@@ -263,11 +331,15 @@ fn check_welcome(
         return Err(refusing(RefusedCode::Version, text));
     }
     check_name(certified, Some(&welcome.name))?;
+    check_member(certified, welcome.cluster_id, welcome.node_id)?;
     if target.name.as_ref().is_some_and(|name| *name != welcome.name) {
         let text = format!("node {:?} answers at {}, not {:?}", welcome.name, target.address, target.name);
         return Err(refusing(RefusedCode::Name, text));
     }
     check_cluster(local.cluster_id, welcome.cluster_id)?;
+    if local.cluster_id.is_some() {
+        check_epoch(local.epoch, welcome.epoch)?;
+    }
     if target.node_id != 0 && welcome.node_id != target.node_id {
         let text = format!("node {} answers at {}, not {}", welcome.node_id, target.address, target.node_id);
         return Err(refusing(RefusedCode::NodeId, text));
@@ -297,9 +369,14 @@ async fn say(wire: &mut Wire, kind: Kind, payload: impl FnOnce(&mut Writer)) -> 
 }
 
 /// The server's side. A refusal is told to the client.
-pub(super) async fn admit(wire: &mut Wire, local: &LocalIdentity) -> Result<(Purpose, PeerIdentity), HandshakeError> {
+pub(super) async fn admit(
+    wire: &mut Wire,
+    local: &LocalIdentity,
+    known: impl Fn(u64) -> Known,
+) -> Result<(Purpose, PeerIdentity), HandshakeError> {
     let admitted = hear(wire).await.and_then(|hello| {
-        let version = check_hello(&hello, wire.certified.as_deref(), local)?;
+        let version = check_hello(&hello, wire.certified.as_ref(), local)?;
+        check_known(&hello, &known)?;
         Ok((hello, version))
     });
     let (hello, version) = match admitted {
@@ -314,6 +391,7 @@ pub(super) async fn admit(wire: &mut Wire, local: &LocalIdentity) -> Result<(Pur
         cluster_id: local.cluster_id.unwrap_or_default(),
         node_id: local.node_id,
         name: local.name.clone(),
+        epoch: local.epoch,
     };
     say(wire, Kind::Welcome, |out| welcome.encode(out)).await?;
     wire.allow_frames_of(FRAME_BYTES_MAX);
@@ -341,7 +419,7 @@ async fn refuse(wire: &mut Wire, error: &HandshakeError) -> Result<(), Handshake
     wire.close().await.map_err(HandshakeError::Send)
 }
 
-fn check_hello(hello: &Hello, certified: Option<&str>, local: &LocalIdentity) -> Result<u8, HandshakeError> {
+fn check_hello(hello: &Hello, certified: Option<&Certified>, local: &LocalIdentity) -> Result<u8, HandshakeError> {
     let version = hello.common_version().ok_or_else(|| {
         let (low, high) = (hello.version_min, hello.version_max);
         let text =
@@ -349,6 +427,7 @@ fn check_hello(hello: &Hello, certified: Option<&str>, local: &LocalIdentity) ->
         refusing(RefusedCode::Version, text)
     })?;
     check_name(certified, Some(&hello.name))?;
+    check_member(certified, hello.cluster_id, hello.node_id)?;
     if hello.name == local.name || (hello.node_id == local.node_id && hello.node_id != 0) {
         let text = format!(
             "this is node {:?} (node {}) and so are you: the address is your own, or two nodes have one name",
@@ -369,6 +448,9 @@ fn check_hello(hello: &Hello, certified: Option<&str>, local: &LocalIdentity) ->
     if !newcomer {
         check_cluster(local.cluster_id, hello.cluster_id)?;
     }
+    if !newcomer && local.cluster_id.is_some() {
+        check_epoch(local.epoch, hello.epoch)?;
+    }
     if !newcomer && hello.node_id == 0 {
         return Err(refusing(RefusedCode::NodeId, "a member has a node id".to_owned()));
     }
@@ -377,4 +459,25 @@ fn check_hello(hello: &Hello, certified: Option<&str>, local: &LocalIdentity) ->
         return Err(refusing(RefusedCode::NodeId, text));
     }
     Ok(version)
+}
+
+/// What the replicated state has to say to the claim.
+fn check_known(hello: &Hello, known: &impl Fn(u64) -> Known) -> Result<(), HandshakeError> {
+    if hello.node_id == 0 {
+        return Ok(());
+    }
+    match known(hello.node_id) {
+        Known::Retired => {
+            let text = format!(
+                "node id {} was removed from the cluster for good; to come back the node starts empty and joins anew",
+                hello.node_id
+            );
+            Err(refusing(RefusedCode::Retired, text))
+        }
+        Known::Member { name } if name != hello.name => {
+            let text = format!("node {} of this cluster is {name:?}, not {:?}", hello.node_id, hello.name);
+            Err(refusing(RefusedCode::Name, text))
+        }
+        Known::Member { .. } | Known::Stranger => Ok(()),
+    }
 }

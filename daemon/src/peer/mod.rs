@@ -6,11 +6,13 @@
 
 mod client;
 mod codec;
+mod enrol;
 mod frame;
 mod handshake;
 mod link;
 mod mux;
 mod pool;
+mod present;
 mod protocol;
 mod quiet;
 mod server;
@@ -18,13 +20,14 @@ mod snapshot;
 mod stream;
 
 pub use client::PeerClient;
+pub use enrol::{EnrolError, Enrolled, enrol};
 pub use frame::FrameError;
-pub use handshake::{ConnectError, HandshakeError, LocalIdentity, PeerIdentity};
+pub use handshake::{ConnectError, HandshakeError, Known, LocalIdentity, PeerIdentity};
 pub use mux::{CallError, LostReason, NotSentReason};
 pub use pool::Pool;
 pub use protocol::{FRAME_BYTES_MAX, Purpose, RefusedCode};
 pub use server::{Limits, serve};
-pub use stream::Transport;
+pub use stream::{Encryption, Transport};
 
 use crate::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotMeta, SnapshotResponse, TransferLeaderRequest,
@@ -32,12 +35,16 @@ use crate::raft_types::{
 };
 use crate::storage::SnapshotFile;
 use bytes::Bytes;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// What a node does with its peers' requests. An `Err` reaches the caller as a text.
 pub trait PeerHandler: Send + Sync + 'static {
     /// Who this node is right now; asked once for each connection.
     fn local(&self) -> LocalIdentity;
+
+    /// What the state says of a node id; asked for each connection of a member.
+    fn known(&self, node_id: u64) -> Known;
 
     fn append(
         &self,
@@ -69,4 +76,8 @@ pub trait PeerHandler: Send + Sync + 'static {
 
     /// A request of a node that wants to become a member.
     fn join(&self, from: PeerIdentity, request: Bytes) -> impl Future<Output = Bytes> + Send;
+
+    /// The request of somebody without a certificate. Nothing is known of them but what the request proves, and a proof
+    /// counts only over this connection's exporter.
+    fn enrol(&self, from: SocketAddr, exporter: [u8; 32], request: Bytes) -> impl Future<Output = Bytes> + Send;
 }

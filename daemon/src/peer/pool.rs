@@ -5,7 +5,7 @@ use super::handshake::{ConnectError, Dialer, LocalIdentity, PeerIdentity, Target
 use super::link::{Link, Tasks, chain};
 use super::mux::{CallError, LostReason, Mux, NotSentReason};
 use super::protocol::{Kind, Purpose};
-use super::stream::{Transport, Wire};
+use super::stream::{Encryption, Transport, Wire};
 use crate::metrics::PeerMetrics;
 use crate::raft_types::NodeInfo;
 use arc_swap::ArcSwap;
@@ -43,8 +43,8 @@ impl Pool {
     pub fn new(transport: Transport, local: LocalIdentity, metrics: PeerMetrics) -> Pool {
         let stop = CancellationToken::new();
         let tasks = Tasks { tracker: TaskTracker::new(), stop: stop.clone(), runtime: Handle::current() };
-        let dialer = Dialer { transport, local: Arc::new(ArcSwap::from_pointee(local)), metrics };
-        let (forward, votes, told_committed) = Default::default();
+        let (forward, votes, told_committed, encryption) = Default::default();
+        let dialer = Dialer { transport, local: Arc::new(ArcSwap::from_pointee(local)), metrics, encryption };
         let shared = Shared { dialer, tasks, forward, votes, told_committed, _stop: stop.drop_guard() };
         Pool { shared: Arc::new(shared) }
     }
@@ -57,6 +57,12 @@ impl Pool {
     /// From now on this node connects as `local`: it became a member.
     pub fn become_member(&self, local: LocalIdentity) {
         self.shared.dialer.local.store(Arc::new(local));
+    }
+
+    /// What protects the newest connection to that node; `None`: there was none.
+    pub fn encryption(&self, node_id: u64) -> Option<Encryption> {
+        let encryption = self.shared.dialer.encryption.lock().expect("nothing panics while it holds the lock");
+        encryption.get(&node_id).copied()
     }
 
     /// Asks a member over the connection shared by all calls to it.
@@ -111,6 +117,8 @@ impl Pool {
         let targets: HashMap<u64, Target> = members.into_iter().map(|(id, info)| (id, target(id, info))).collect();
         self.lock_forward().retain(|id, mux| targets.get(id).is_some_and(|target| mux.serves(target)));
         self.lock_votes().retain(|id, link| targets.get(id) == Some(link.target()));
+        let mut encryption = self.shared.dialer.encryption.lock().expect("nothing panics while it holds the lock");
+        encryption.retain(|id, _| targets.contains_key(id));
     }
 
     /// Ends every connection; returns when no task is left.

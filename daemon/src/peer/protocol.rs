@@ -19,6 +19,9 @@
 //! | join     | `Join`                                   | one at a time; the only purpose of a node without a cluster |
 //!
 //! An unknown kind ends the connection. Payloads start with a version of their own (see `codec`).
+//!
+//! Whoever has no certificate yet asks for the TLS protocol (ALPN) `konsul-join/1`. Such a connection carries one frame
+//! `Enrol`, answered by one `Answer`, and nothing else; elsewhere `Enrol` is an unexpected kind.
 
 use konsul_state::{DecodeError, Reader, Writer};
 use std::time::Duration;
@@ -50,6 +53,8 @@ pub(super) enum Kind {
     TransferLeader,
     Forward,
     Join,
+    /// The one request of somebody without a certificate.
+    Enrol,
     SnapshotBegin,
     SnapshotData,
     SnapshotEnd,
@@ -73,6 +78,7 @@ impl Kind {
             Kind::TransferLeader => 0x13,
             Kind::Forward => 0x14,
             Kind::Join => 0x15,
+            Kind::Enrol => 0x16,
             Kind::SnapshotBegin => 0x18,
             Kind::SnapshotData => 0x19,
             Kind::SnapshotEnd => 0x1a,
@@ -93,6 +99,7 @@ impl Kind {
             0x13 => Kind::TransferLeader,
             0x14 => Kind::Forward,
             0x15 => Kind::Join,
+            0x16 => Kind::Enrol,
             0x18 => Kind::SnapshotBegin,
             0x19 => Kind::SnapshotData,
             0x1a => Kind::SnapshotEnd,
@@ -167,6 +174,10 @@ pub enum RefusedCode {
     NotMember,
     /// A message that cannot be.
     Malformed,
+    /// The cluster went on without this node: it was recovered, and its epoch is another one.
+    Epoch,
+    /// This id was removed from the cluster for good.
+    Retired,
     /// A code of a newer version.
     Other(u8),
 }
@@ -181,6 +192,8 @@ impl RefusedCode {
             RefusedCode::Yourself => 5,
             RefusedCode::NotMember => 6,
             RefusedCode::Malformed => 7,
+            RefusedCode::Epoch => 8,
+            RefusedCode::Retired => 9,
             RefusedCode::Other(byte) => byte,
         }
     }
@@ -194,6 +207,8 @@ impl RefusedCode {
             5 => RefusedCode::Yourself,
             6 => RefusedCode::NotMember,
             7 => RefusedCode::Malformed,
+            8 => RefusedCode::Epoch,
+            9 => RefusedCode::Retired,
             other => RefusedCode::Other(other),
         }
     }
@@ -211,6 +226,8 @@ pub(super) struct Hello {
     pub(super) name: String,
     /// Zero: any.
     pub(super) expected_node_id: u64,
+    /// How often the cluster was recovered by force, as far as this node knows.
+    pub(super) epoch: u32,
 }
 
 impl Hello {
@@ -223,6 +240,7 @@ impl Hello {
         out.u64(self.node_id);
         out.str(&self.name);
         out.u64(self.expected_node_id);
+        out.u64(u64::from(self.epoch));
     }
 
     /// What follows the known fields is a newer version's: it is not read.
@@ -239,6 +257,7 @@ impl Hello {
             node_id: from.u64("node id")?,
             name: from.str("node name")?.to_owned(),
             expected_node_id: from.u64("expected node id")?,
+            epoch: epoch(&mut from)?,
         })
     }
 
@@ -249,6 +268,15 @@ impl Hello {
     }
 }
 
+/// Older versions do not say it: to them it is zero.
+fn epoch(from: &mut Reader<'_>) -> Result<u32, DecodeError> {
+    let what = "epoch";
+    if from.rest().is_empty() {
+        return Ok(0);
+    }
+    u32::try_from(from.u64(what)?).map_err(|_| DecodeError::Invalid { what })
+}
+
 /// The server introduces itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Welcome {
@@ -256,6 +284,7 @@ pub(super) struct Welcome {
     pub(super) cluster_id: [u8; 16],
     pub(super) node_id: u64,
     pub(super) name: String,
+    pub(super) epoch: u32,
 }
 
 impl Welcome {
@@ -264,6 +293,7 @@ impl Welcome {
         out.raw(&self.cluster_id);
         out.u64(self.node_id);
         out.str(&self.name);
+        out.u64(u64::from(self.epoch));
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Welcome, DecodeError> {
@@ -273,6 +303,7 @@ impl Welcome {
             cluster_id: from.array("cluster id")?,
             node_id: from.u64("node id")?,
             name: from.str("node name")?.to_owned(),
+            epoch: epoch(&mut from)?,
         })
     }
 }
@@ -304,7 +335,7 @@ mod tests {
     #[test]
     fn every_kind_survives_its_byte_and_no_two_share_one() {
         let known: Vec<Kind> = (0..=u8::MAX).filter_map(Kind::from_byte).collect();
-        assert_eq!(known.len(), 15);
+        assert_eq!(known.len(), 16);
         known.iter().for_each(|kind| assert_eq!(Kind::from_byte(kind.byte()), Some(*kind)));
     }
 
@@ -318,6 +349,7 @@ mod tests {
             node_id: 0,
             name: String::new(),
             expected_node_id: 0,
+            epoch: 0,
         };
         assert_eq!(hello(1, 1).common_version(), Some(1));
         assert_eq!(hello(1, 9).common_version(), Some(1));
@@ -325,19 +357,33 @@ mod tests {
         assert_eq!(hello(0, 0).common_version(), None);
     }
 
+    #[test]
+    fn the_first_version_knew_no_epoch() {
+        let mut old = b"KNSL\x01\x01\x04".to_vec();
+        old.extend_from_slice(&[7; 16]);
+        old.extend_from_slice(b"\x02\x04beta\x01");
+        let hello = Hello::decode(&old).unwrap();
+        assert_eq!((hello.node_id, hello.name.as_str(), hello.expected_node_id, hello.epoch), (2, "beta", 1, 0));
+        let mut old = vec![1];
+        old.extend_from_slice(&[7; 16]);
+        old.extend_from_slice(b"\x01\x05alpha");
+        assert_eq!(Welcome::decode(&old).unwrap().epoch, 0);
+    }
+
     proptest! {
         #[test]
         fn handshake_messages_survive_the_wire(
-            purpose in 1..=5u8, cluster_id: [u8; 16], node_id: u64, name in ".{0,40}", code: u8, version: u8,
+            purpose in 1..=5u8, cluster_id: [u8; 16], node_id: u64, name in ".{0,40}", code: u8, version: u8, epoch: u32,
         ) {
             let purpose = Purpose::from_byte(purpose).unwrap();
             let hello = Hello {
                 version_min: version, version_max: 9, purpose, cluster_id, node_id, name: name.clone(), expected_node_id: 7,
+                epoch,
             };
             let mut out = Writer::new();
             hello.encode(&mut out);
             prop_assert_eq!(Hello::decode(&out.into_vec()).unwrap(), hello);
-            let welcome = Welcome { version, cluster_id, node_id, name: name.clone() };
+            let welcome = Welcome { version, cluster_id, node_id, name: name.clone(), epoch };
             let mut out = Writer::new();
             welcome.encode(&mut out);
             prop_assert_eq!(Welcome::decode(&out.into_vec()).unwrap(), welcome);

@@ -5,13 +5,15 @@
 
 use super::PeerHandler;
 use super::codec;
+use super::enrol::REQUEST_FRAME_BYTES_MAX;
 use super::frame::{self, Frame, FrameError};
-use super::handshake::{HandshakeError, PeerIdentity, SILENCE_MAX_SERVER, admit};
+use super::handshake::{HandshakeError, Known, PeerIdentity, SILENCE_MAX_SERVER, admit};
 use super::link::chain;
+use super::present::Present;
 use super::protocol::{HANDSHAKE_TIMEOUT, Kind, Purpose};
 use super::quiet::Quiet;
 use super::snapshot::{self, ReceiveError};
-use super::stream::{Stream, Transport, Wire, set_options};
+use super::stream::{Incoming, Stream, Transport, Wire, set_options};
 use crate::metrics::{Counted, PeerMetrics};
 use bytes::Bytes;
 use konsul_state::Writer;
@@ -23,7 +25,7 @@ use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -35,6 +37,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const IN_FLIGHT_MAX: usize = 4096;
 /// Bytes of them, in units of 1 KiB.
 const IN_FLIGHT_KIB_MAX: u32 = 64 << 10;
+/// Those without a certificate, at a time: strangers must not take the places of members.
+const JOINERS_MAX: usize = 32;
+/// How often those who are connected are looked at: is one of them retired?
+const LOOK: Duration = Duration::from_millis(500);
+/// Time for the answer to one of them: it writes a log entry and changes the membership.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Answers are collected into one write up to this size.
 const COALESCE_BYTES: usize = 256 << 10;
 
@@ -68,6 +76,12 @@ enum ConnectionError {
     Send(#[source] io::Error),
     #[error("{found:?} on a connection for {purpose:?}")]
     WrongKind { found: Kind, purpose: Purpose },
+    #[error("{found:?} of somebody without a certificate, who may only ask to join")]
+    NotEnrol { found: Kind },
+    #[error("too many ask to join at a time: {JOINERS_MAX}")]
+    TooManyJoiners,
+    #[error("node {node_id} was removed from the cluster for good")]
+    Retired { node_id: u64 },
     #[error("receive a snapshot")]
     Snapshot(#[source] ReceiveError),
     #[error("a request's task failed: {0}")]
@@ -84,12 +98,20 @@ pub async fn serve<H: PeerHandler>(
     stop: CancellationToken,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let joiners = Arc::new(Semaphore::new(JOINERS_MAX));
     let quiet = Arc::new(Quiet::default());
+    let present = Present::default();
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
+            _ = look.tick() => {
+                cut_retired(handler.as_ref(), &present);
+                continue;
+            }
             Some(ended) = connections.join_next(), if !connections.is_empty() => {
                 if let Err(failed) = ended {
                     error!(error = %failed, "peer connection task failed");
@@ -105,6 +127,8 @@ pub async fn serve<H: PeerHandler>(
                         handler: Arc::clone(&handler),
                         metrics: metrics.clone(),
                         quiet: Arc::clone(&quiet),
+                        joiners: Arc::clone(&joiners),
+                        present: present.clone(),
                         stop: stop.clone(),
                     };
                     connections.spawn(connection.run(stream, address, slot));
@@ -124,13 +148,25 @@ pub async fn serve<H: PeerHandler>(
     }
 }
 
+fn cut_retired<H: PeerHandler>(handler: &H, present: &Present) {
+    present.nodes().into_iter().filter(|id| handler.known(*id) == Known::Retired).for_each(|id| present.cut(id));
+}
+
 /// What a connection needs to be served.
 struct Connection<H> {
     transport: Transport,
     handler: Arc<H>,
     metrics: PeerMetrics,
     quiet: Arc<Quiet>,
+    joiners: Arc<Semaphore>,
+    present: Present,
     stop: CancellationToken,
+}
+
+/// Who was let in, and for what.
+enum Admitted {
+    Peer(Wire, Purpose, PeerIdentity),
+    Joiner(Wire, [u8; 32], OwnedSemaphorePermit),
 }
 
 impl<H: PeerHandler> Connection<H> {
@@ -140,19 +176,24 @@ impl<H: PeerHandler> Connection<H> {
             admitted = timeout(HANDSHAKE_TIMEOUT, self.admit(stream)) => admitted,
         };
         let (wire, purpose, peer) = match admitted.unwrap_or(Err(ConnectionError::HandshakeTimedOut)) {
-            Ok(admitted) => admitted,
-            Err(failed) => {
-                self.metrics.refused.inc();
-                let why = chain(&failed);
-                if self.quiet.is_news(address.ip(), &why, Instant::now()) {
-                    warn!(peer = %address, error = why, "peer connection refused");
+            Ok(Admitted::Peer(wire, purpose, peer)) => (wire, purpose, peer),
+            Ok(Admitted::Joiner(wire, exporter, _place)) => {
+                let answered = timeout(JOIN_TIMEOUT, self.enrol(wire, exporter));
+                if let Err(failed) = answered.await.unwrap_or(Err(ConnectionError::HandshakeTimedOut)) {
+                    self.refused(address, &failed);
                 }
                 return;
             }
+            Err(failed) => return self.refused(address, &failed),
         };
         let _counted = Counted::new(&self.metrics.connections);
         debug!(peer = peer.name, purpose = purpose.as_str(), "peer connected");
-        match self.serve(wire, purpose, &peer).await {
+        let place = self.present.enter(peer.node_id);
+        let served = tokio::select! {
+            () = place.cut.cancelled() => Err(ConnectionError::Retired { node_id: peer.node_id }),
+            served = self.serve(wire, purpose, &peer) => served,
+        };
+        match served {
             Ok(()) | Err(ConnectionError::Receive(FrameError::Closed)) => {
                 debug!(peer = peer.name, purpose = purpose.as_str(), "peer disconnected");
             }
@@ -162,11 +203,46 @@ impl<H: PeerHandler> Connection<H> {
         }
     }
 
-    async fn admit(&self, stream: TcpStream) -> Result<(Wire, Purpose, PeerIdentity), ConnectionError> {
+    /// Counts it, and says it unless it was said just now.
+    fn refused(&self, address: SocketAddr, failed: &ConnectionError) {
+        self.metrics.refused.inc();
+        let why = chain(failed);
+        if self.quiet.is_news(address.ip(), &why, Instant::now()) {
+            warn!(peer = %address, error = why, "peer connection refused");
+        }
+    }
+
+    async fn admit(&self, stream: TcpStream) -> Result<Admitted, ConnectionError> {
         set_options(&stream, SILENCE_MAX_SERVER).map_err(ConnectionError::Options)?;
-        let mut wire = self.transport.accept(stream).await.map_err(ConnectionError::Tls)?;
-        let (purpose, peer) = admit(&mut wire, &self.handler.local()).await.map_err(ConnectionError::Handshake)?;
-        Ok((wire, purpose, peer))
+        let mut wire = match self.transport.accept(stream).await.map_err(ConnectionError::Tls)? {
+            Incoming::Peer(wire) => wire,
+            Incoming::Joiner { wire, exporter } => {
+                let place = Arc::clone(&self.joiners).try_acquire_owned();
+                let place = place.map_err(|_| ConnectionError::TooManyJoiners)?;
+                return Ok(Admitted::Joiner(wire, exporter, place));
+            }
+        };
+        let admitted = admit(&mut wire, &self.handler.local(), |node_id| self.handler.known(node_id)).await;
+        let (purpose, peer) = admitted.map_err(ConnectionError::Handshake)?;
+        Ok(Admitted::Peer(wire, purpose, peer))
+    }
+
+    /// One request of somebody without a certificate, one answer, and good-bye.
+    async fn enrol(&self, mut wire: Wire, exporter: [u8; 32]) -> Result<(), ConnectionError> {
+        wire.allow_frames_of(REQUEST_FRAME_BYTES_MAX);
+        let request = tokio::select! {
+            () = self.stop.cancelled() => return Ok(()),
+            request = timeout(HANDSHAKE_TIMEOUT, wire.next()) => request,
+        };
+        let request = request.map_err(|_| ConnectionError::HandshakeTimedOut)?.map_err(ConnectionError::Receive)?;
+        if request.kind != Kind::Enrol {
+            return Err(ConnectionError::NotEnrol { found: request.kind });
+        }
+        let answer = self.handler.enrol(wire.address, exporter, request.payload).await;
+        let mut out = Vec::new();
+        put_answer(&mut out, request.id, Ok(answer));
+        wire.send(&out).await.map_err(ConnectionError::Send)?;
+        wire.close().await.map_err(ConnectionError::Send)
     }
 
     async fn serve(&self, mut wire: Wire, purpose: Purpose, peer: &PeerIdentity) -> Result<(), ConnectionError> {

@@ -124,6 +124,11 @@ impl Consensus {
         self.peer(self.inner.leadership.leader(self.inner.identity.node_id)?)
     }
 
+    /// The member with this id.
+    pub fn member(&self, id: u64) -> Option<Peer> {
+        self.peer(id)
+    }
+
     pub(super) fn peer(&self, id: u64) -> Option<Peer> {
         let metrics = self.inner.raft.server_metrics();
         let now = metrics.borrow_watched();

@@ -3,12 +3,13 @@
 use crate::certs::Authority;
 use bytes::Bytes;
 use konsuld::metrics::PeerMetrics;
-use konsuld::peer::{Limits, LocalIdentity, PeerHandler, PeerIdentity, Pool, Transport, serve};
+use konsuld::peer::{Encryption, Known, Limits, LocalIdentity, PeerHandler, PeerIdentity, Pool, Transport, serve};
 use konsuld::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, LeaderId, NodeInfo, SnapshotMeta, SnapshotResponse,
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
 use konsuld::storage::SnapshotFile;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +32,12 @@ pub(crate) fn vote(term: u64) -> Vote {
 
 pub(crate) struct Handler {
     local: LocalIdentity,
+    /// What the state says of node ids; nothing of all others.
+    pub(crate) known: Mutex<HashMap<u64, Known>>,
+    /// What protected each call.
+    pub(crate) protected_by: Mutex<Vec<Encryption>>,
+    /// Exporter and request of everybody without a certificate.
+    pub(crate) enrolments: Mutex<Vec<([u8; 32], Bytes)>>,
     dir: TempDir,
     barrier: Barrier,
     pub(crate) release: Semaphore,
@@ -46,6 +53,10 @@ impl PeerHandler for Handler {
     fn local(&self) -> LocalIdentity {
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.local.clone()
+    }
+
+    fn known(&self, node_id: u64) -> Known {
+        self.known.lock().unwrap().get(&node_id).cloned().unwrap_or(Known::Stranger)
     }
 
     async fn append(&self, request: AppendEntriesRequest) -> Result<AppendEntriesResponse, String> {
@@ -88,6 +99,7 @@ impl PeerHandler for Handler {
     }
 
     async fn forward(&self, from: PeerIdentity, request: Bytes) -> Bytes {
+        self.protected_by.lock().unwrap().push(from.encryption);
         if request.starts_with(b"barrier") {
             self.barrier.wait().await;
         }
@@ -100,6 +112,12 @@ impl PeerHandler for Handler {
 
     async fn join(&self, from: PeerIdentity, request: Bytes) -> Bytes {
         answer(&from.name, &request)
+    }
+
+    async fn enrol(&self, from: SocketAddr, exporter: [u8; 32], request: Bytes) -> Bytes {
+        let answered = answer(&from.ip().to_string(), &request);
+        self.enrolments.lock().unwrap().push((exporter, request));
+        answered
     }
 }
 
@@ -126,7 +144,10 @@ impl Server {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let handler = Arc::new(Handler {
-            local: LocalIdentity { cluster_id, node_id: 1, name: "alpha".to_owned() },
+            local: LocalIdentity { cluster_id, node_id: 1, name: "alpha".to_owned(), epoch: 0 },
+            known: Mutex::default(),
+            protected_by: Mutex::default(),
+            enrolments: Mutex::default(),
             dir: TempDir::new().unwrap(),
             barrier: Barrier::new(TOGETHER),
             release: Semaphore::new(0),
@@ -151,7 +172,7 @@ impl Server {
 }
 
 pub(crate) fn beta() -> LocalIdentity {
-    LocalIdentity { cluster_id: Some(CLUSTER), node_id: 2, name: "beta".to_owned() }
+    LocalIdentity { cluster_id: Some(CLUSTER), node_id: 2, name: "beta".to_owned(), epoch: 0 }
 }
 
 /// A server and a client that trust each other.

@@ -6,9 +6,13 @@
     reason = "tests end where something is wrong, and make files and tasks as they like"
 )]
 
+mod attacks;
 mod calls;
 mod certs;
+mod enrol;
 mod fake;
 mod files;
+mod modes;
+mod own;
 mod raft;
 mod refused;

@@ -21,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 const LONG: Duration = Duration::from_secs(30);
 
 /// Why the call was not sent.
-async fn refusal(pool: &Pool, info: &NodeInfo, node_id: u64) -> Arc<ConnectError> {
+pub(crate) async fn refusal(pool: &Pool, info: &NodeInfo, node_id: u64) -> Arc<ConnectError> {
     match pool.call(node_id, info, Bytes::from_static(b"hi"), LONG).await {
         Err(CallError::NotSent { reason: NotSentReason::Connect(error), .. }) => error,
         other => panic!("{other:?}"),
@@ -29,7 +29,7 @@ async fn refusal(pool: &Pool, info: &NodeInfo, node_id: u64) -> Arc<ConnectError
 }
 
 /// The server's own word for it.
-fn code(error: &ConnectError) -> RefusedCode {
+pub(crate) fn code(error: &ConnectError) -> RefusedCode {
     match error {
         ConnectError::Handshake { source: HandshakeError::Refused { code, text }, .. } => {
             assert!(!text.is_empty());
@@ -39,8 +39,8 @@ fn code(error: &ConnectError) -> RefusedCode {
     }
 }
 
-fn identity(cluster_id: Option<[u8; 16]>, node_id: u64, name: &str) -> LocalIdentity {
-    LocalIdentity { cluster_id, node_id, name: name.to_owned() }
+pub(crate) fn identity(cluster_id: Option<[u8; 16]>, node_id: u64, name: &str) -> LocalIdentity {
+    LocalIdentity { cluster_id, node_id, name: name.to_owned(), epoch: 0 }
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn plain_text_at_a_node_that_encrypts() {
 }
 
 /// A TLS client made by hand; `None`: without a certificate.
-async fn by_hand(
+pub(crate) async fn by_hand(
     authority: &Authority,
     server: &Server,
     name: Option<&str>,
@@ -139,13 +139,13 @@ async fn by_hand(
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
 }
 
-const TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+pub(crate) const TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 /// Less than the server's own patience with a handshake: who hangs up before that has a reason.
-const SOON: Duration = Duration::from_secs(4);
+pub(crate) const SOON: Duration = Duration::from_secs(4);
 
 /// Says it and listens until the server hangs up; gives what was heard and how it ended.
-async fn told(mut stream: TlsStream<TcpStream>, bytes: &[u8]) -> (Vec<u8>, io::Result<()>) {
+pub(crate) async fn told(mut stream: TlsStream<TcpStream>, bytes: &[u8]) -> (Vec<u8>, io::Result<()>) {
     let mut heard = Vec::new();
     let talk = async {
         stream.write_all(bytes).await?;
@@ -158,13 +158,13 @@ async fn told(mut stream: TlsStream<TcpStream>, bytes: &[u8]) -> (Vec<u8>, io::R
 }
 
 /// A welcome and nothing more, or not even that, if the reset was quicker.
-fn welcome_at_most(heard: &[u8]) {
+pub(crate) fn welcome_at_most(heard: &[u8]) {
     let length = heard.first().map_or(0, |length| 4 + usize::from(*length));
     assert!(heard.is_empty() || heard[4] == 0x02 && heard.len() == length, "{heard:02x?}");
 }
 
 /// The first frame of node 2, "beta", which wants to forward to node 1.
-fn hello() -> Vec<u8> {
+pub(crate) fn hello() -> Vec<u8> {
     let mut hello = vec![0, 0, 0, 0, 0x01, 0];
     hello.extend_from_slice(b"KNSL\x01\x01\x04");
     hello.extend_from_slice(&CLUSTER);
