@@ -1,10 +1,12 @@
 //! One cluster is formed, others join it.  Knows nothing about: keys and values.
 
+pub mod audit;
 mod bootstrap;
 pub mod ca;
 pub mod enrol;
 pub mod identity;
 mod join;
+pub mod token;
 
 pub use bootstrap::{Former, Seat, begin};
 pub use join::{JoinAnswer, JoinRequest, Promise};

@@ -4,12 +4,14 @@
 //! kernel knows of the process. No key, session or address is ever a label, and every label has a bounded set of
 //! values: peers, reasons and operations.
 
+mod cluster;
 mod http;
 mod peer;
 mod process;
 mod raft;
 mod storage;
 
+pub use cluster::{ClusterMetrics, JoinMetric};
 pub use http::{Endpoint, HttpMetrics, Request};
 pub use peer::{Counted, PeerMetrics, PurposeLabel};
 pub use raft::{Applied, PeerLabel, ProposalFailure, RaftMetrics, RoleMetric};
@@ -45,6 +47,7 @@ const SNAPSHOT_SECONDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
+    pub cluster: ClusterMetrics,
     pub http: HttpMetrics,
     pub peer: PeerMetrics,
     pub raft: RaftMetrics,
@@ -62,9 +65,9 @@ impl Metrics {
         registry.register_collector(Box::new(process::Process));
         let konsul = registry.sub_registry_with_prefix("konsul");
         register_build_info(konsul);
-        let (http, peer, raft, storage) =
-            (HttpMetrics::new(konsul), PeerMetrics::new(konsul), RaftMetrics::new(konsul), StorageMetrics::new(konsul));
-        Metrics { registry: Arc::new(registry), http, peer, raft, storage }
+        let (cluster, http) = (ClusterMetrics::new(konsul), HttpMetrics::new(konsul));
+        let (peer, raft, storage) = (PeerMetrics::new(konsul), RaftMetrics::new(konsul), StorageMetrics::new(konsul));
+        Metrics { registry: Arc::new(registry), cluster, http, peer, raft, storage }
     }
 
     /// The exposition text (OpenMetrics 1.0).

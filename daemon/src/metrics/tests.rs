@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The catalogue: dashboards and alerts quote these names.
-const NAMES: [&str; 48] = [
+const NAMES: [&str; 51] = [
+    "konsul_audit_lost counter",
+    "konsul_audit_suppressed counter",
     "konsul_build_info gauge",
     "konsul_blocking_queries gauge",
     "konsul_http_request_seconds histogram",
     "konsul_http_requests counter",
+    "konsul_join_attempts counter",
     "konsul_kv_keys gauge",
     "konsul_peer_calls_in_flight gauge",
     "konsul_peer_connect_failures counter",
