@@ -27,7 +27,8 @@ pub(super) async fn write(context: &Context, ask: &Ask<'_>, body: Incoming) -> R
         | Outcome::Txn(_)
         | Outcome::Admitted { .. }
         | Outcome::Restored { .. }
-        | Outcome::TokenUsed(_)) => return Err(ApiError::unexpected(&other)),
+        | Outcome::TokenUsed(_)
+        | Outcome::Group(_)) => return Err(ApiError::unexpected(&other)),
     };
     let undone = request.atomic && results.contains(&false);
     let mut response = ask.serialized(&BatchAnswer { applied, index: committed.index.get(), results });

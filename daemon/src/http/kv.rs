@@ -126,7 +126,8 @@ async fn propose(context: &Context, ask: &Ask<'_>, write: KvWrite<'_>) -> Result
         | Outcome::Batch { .. }
         | Outcome::Admitted { .. }
         | Outcome::Restored { .. }
-        | Outcome::TokenUsed(_)) => Err(ApiError::unexpected(&other)),
+        | Outcome::TokenUsed(_)
+        | Outcome::Group(_)) => Err(ApiError::unexpected(&other)),
     }
 }
 

@@ -229,6 +229,7 @@ async fn step(consensus: &Consensus, step: Restore<'_>) -> Result<u64, ApiError>
         | Outcome::Txn(_)
         | Outcome::Batch { .. }
         | Outcome::Admitted { .. }
-        | Outcome::TokenUsed(_)) => Err(ApiError::unexpected(&other)),
+        | Outcome::TokenUsed(_)
+        | Outcome::Group(_)) => Err(ApiError::unexpected(&other)),
     }
 }

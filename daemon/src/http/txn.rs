@@ -60,7 +60,8 @@ async fn write(context: &Context, ask: &Ask<'_>, ops: &[Op<'_>]) -> Result<Respo
         | Outcome::Batch { .. }
         | Outcome::Admitted { .. }
         | Outcome::Restored { .. }
-        | Outcome::TokenUsed(_)) => Err(ApiError::unexpected(&other)),
+        | Outcome::TokenUsed(_)
+        | Outcome::Group(_)) => Err(ApiError::unexpected(&other)),
     }
 }
 

@@ -28,6 +28,8 @@ pub struct RaftMetrics {
     pub commit_latency_ms: Histogram,
     pub fsm_pending: Gauge,
     pub inflight_bytes: Gauge,
+    /// Commands that shared one log entry.
+    pub group_commands: Histogram,
     /// Commands proposed by this node and applied.
     pub applied: Applied,
     role: Family<OneLabel, Gauge>,
@@ -164,6 +166,7 @@ impl RaftMetrics {
             has_quorum: Gauge::default(),
             apply_latency_ms: latency_ms(),
             commit_latency_ms: latency_ms(),
+            group_commands: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]),
             fsm_pending: Gauge::default(),
             inflight_bytes: Gauge::default(),
             role: Family::default(),
@@ -204,6 +207,7 @@ impl RaftMetrics {
         registry.register("raft_commit_latency_ms", "Milliseconds from append to acknowledged by a majority", self.commit_latency_ms.clone());
         registry.register("raft_apply", "Commands sent through this node and applied, by type; the sum over the cluster is all of them", self.apply.clone());
         registry.register("raft_apply_errors", "Proposals that were not applied, by reason; timeout means the outcome is unknown", self.apply_errors.clone());
+        registry.register("raft_group_commands", "Commands of this node's clients that shared one log entry; a rise means more writers at a time", self.group_commands.clone());
         registry.register("raft_fsm_pending", "Committed entries not yet applied; a rise means applying is the bottleneck", self.fsm_pending.clone());
         registry.register("raft_inflight_bytes", "Bytes of proposals not yet answered; at raft.inflight_bytes_max writes get 429", self.inflight_bytes.clone());
     }

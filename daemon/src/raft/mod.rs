@@ -1,6 +1,7 @@
 //! Committed or not; read allowed or not.  Knows nothing about: HTTP, JSON, sessions.
 
 mod forward;
+mod group;
 mod leadership;
 mod membership;
 mod propose;
@@ -20,6 +21,7 @@ use crate::peer::Pool;
 use crate::raft_types::{NodeInfo, TypeConfig};
 use crate::storage::{Identity, Space, StateMachine, StateStore, Storage};
 use crate::watch::Watches;
+use group::Grouper;
 use leadership::Leadership;
 use openraft::error::{Fatal, InitializeError, RaftError};
 use openraft::{Config, ConfigError, SnapshotPolicy, StepDownPolicy};
@@ -90,6 +92,7 @@ struct Inner {
     /// Counts changes of leader, term and role.
     leader_changes: watch::Receiver<u64>,
     budget: Budget,
+    grouper: Grouper,
     leader_rounds: Rounds,
     strong_rounds: Rounds,
     tasks: TaskTracker,
@@ -201,6 +204,7 @@ impl Consensus {
                 storage,
                 leader_changes,
                 budget: Budget::new(config.inflight_bytes_max),
+                grouper: Grouper::default(),
                 leader_rounds: Rounds::default(),
                 strong_rounds: Rounds::default(),
                 tasks: TaskTracker::new(),

@@ -6,6 +6,7 @@
 
 use super::Consensus;
 use super::forward::{Answer, Request};
+use super::group;
 use crate::metrics::{Applied, ProposalFailure};
 use crate::peer::CallError;
 use crate::raft_types::Proposal;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use konsul_state::{Command, Index, KvWrite, Outcome, TokenWrite};
 use openraft::error::{ClientWriteError, RaftError};
 use prometheus_client::metrics::counter::Counter;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -50,37 +52,38 @@ pub enum ProposeError {
 }
 
 /// One try.
-enum Tried {
+pub(super) enum Tried {
     Done(Result<Committed, ProposeError>),
     /// Surely in nobody's log.
     NotAppended,
 }
 
 /// Bytes of proposals that are not yet answered. openraft's own queues are bounded by count only.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Budget {
-    in_flight: AtomicUsize,
+    in_flight: Arc<AtomicUsize>,
     bytes_max: usize,
 }
 
 /// A share of the budget, given back when dropped.
-struct Share<'b> {
-    budget: &'b Budget,
+#[derive(Debug)]
+pub(super) struct Share {
+    in_flight: Arc<AtomicUsize>,
     bytes: usize,
 }
 
 impl Budget {
     pub(super) fn new(bytes_max: usize) -> Budget {
-        Budget { in_flight: AtomicUsize::new(0), bytes_max }
+        Budget { in_flight: Arc::new(AtomicUsize::new(0)), bytes_max }
     }
 
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    fn take(&self, bytes: usize) -> Result<Share<'_>, ProposeError> {
+    pub(super) fn take(&self, bytes: usize) -> Result<Share, ProposeError> {
         let before = self.in_flight.fetch_add(bytes, Ordering::Relaxed);
-        let share = Share { budget: self, bytes };
+        let share = Share { in_flight: Arc::clone(&self.in_flight), bytes };
         if before + bytes > self.bytes_max {
             return Err(ProposeError::Busy { in_flight_bytes: before, max_bytes: self.bytes_max, retry_after_s: 1 });
         }
@@ -88,14 +91,14 @@ impl Budget {
     }
 }
 
-impl Drop for Share<'_> {
+impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 /// Between tries when nothing else tells that a try makes sense.
-const PAUSE: Duration = Duration::from_millis(5);
+pub(super) const PAUSE: Duration = Duration::from_millis(5);
 
 impl Consensus {
     /// Writes: returns when the command is committed and applied, on the leader and, if it is another node, there.
@@ -109,7 +112,8 @@ impl Consensus {
         let result = if bytes > max_bytes {
             Err(ProposeError::TooLarge { bytes, max_bytes })
         } else {
-            self.propose_encoded(Bytes::from(encoded)).await
+            let groupable = group::is_groupable(command, bytes);
+            self.propose_encoded(Bytes::from(encoded), groupable).await
         };
         let metrics = &self.inner.metrics.raft;
         match &result {
@@ -121,14 +125,15 @@ impl Consensus {
         result
     }
 
-    async fn propose_encoded(&self, command: Bytes) -> Result<Committed, ProposeError> {
-        let _share = self.inner.budget.take(command.len())?;
+    async fn propose_encoded(&self, command: Bytes, groupable: bool) -> Result<Committed, ProposeError> {
+        let share = self.inner.budget.take(command.len())?;
+        if groupable {
+            return self.propose_in_group(command, share).await;
+        }
         let started = Instant::now();
         let mut backoff = PAUSE;
         loop {
-            let tried =
-                if self.leads() { self.propose_here(&command).await } else { self.propose_there(&command).await };
-            if let Tried::Done(result) = tried {
+            if let Tried::Done(result) = self.try_propose(&command).await {
                 return result;
             }
             let waited = started.elapsed();
@@ -137,6 +142,11 @@ impl Consensus {
             }
             self.pause(&mut backoff).await;
         }
+    }
+
+    /// Once, wherever the leader is.
+    pub(super) async fn try_propose(&self, command: &Bytes) -> Tried {
+        if self.leads() { self.propose_here(command).await } else { self.propose_there(command).await }
     }
 
     /// Until the leadership changes, or a moment has passed.
@@ -261,6 +271,8 @@ fn applied<'m>(counters: &'m Applied, command: &Command<'_>) -> &'m Counter {
         Command::Audit(_) => &counters.audit,
         Command::Record { .. } => &counters.record,
         Command::Retire { .. } => &counters.retire,
+        // Counted by its members.
+        Command::Group(_) => unreachable!("a group is made of proposals, it is none"),
     }
 }
 

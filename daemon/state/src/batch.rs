@@ -4,7 +4,8 @@ use crate::schema::{Store, sm};
 use crate::tombstone::{self, TOMBSTONES_MAX};
 use crate::writes::{Writes, applied};
 use crate::{
-    Changes, Command, Index, KvWrite, Outcome, StateError, audit, cluster_record, kv, nodes, restore, token, txn,
+    Changes, Command, DecodeError, Index, KvWrite, Outcome, StateError, audit, cluster_record, kv, nodes, restore,
+    token, txn,
 };
 
 /// A run of commands that becomes visible at once.
@@ -30,9 +31,18 @@ impl Batch<'_> {
     ///
     /// If `index` is not higher than that of the command before: a command applied twice is a state nobody else has.
     pub fn apply(&mut self, index: Index, command: &[u8]) -> Result<Outcome, StateError> {
-        let command = Command::decode(command).map_err(|source| StateError::Command { index: index.get(), source })?;
+        let failed = |source| StateError::Command { index: index.get(), source };
+        let command = Command::decode(command).map_err(failed)?;
         assert!(index > self.last_command, "command {index} after command {}", self.last_command);
-        let outcome = self.run(index, &command)?;
+        let outcome = match &command {
+            Command::Group(members) => {
+                // All of them first: an unknown one stops the node before anything of the entry is applied.
+                let members = members.iter().map(|member| Command::decode(member)).collect::<Result<Vec<_>, _>>();
+                let run = |member| self.run(index, member);
+                Outcome::Group(members.map_err(failed)?.iter().map(run).collect::<Result<_, _>>()?)
+            }
+            command => self.run(index, command)?,
+        };
         tombstone::reap_beyond(&mut self.writes, TOMBSTONES_MAX)?;
         self.last_command = index;
         if index > self.applied {
@@ -57,6 +67,10 @@ impl Batch<'_> {
             Command::Audit(events) => audit::apply(w, index, events),
             Command::Record { key, value, index: expected } => cluster_record::apply(w, index, key, value, *expected),
             Command::Retire { node_id } => nodes::retire(w, *node_id),
+            Command::Group(_) => {
+                let source = DecodeError::Invalid { what: "group in a group" };
+                Err(StateError::Command { index: index.get(), source })
+            }
         }
     }
 

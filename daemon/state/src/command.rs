@@ -56,6 +56,9 @@ pub enum Command<'a> {
         /// Which.
         node_id: u64,
     },
+    /// Encoded commands of several clients that share one log entry, hence one index; each does what it does alone, in
+    /// order. Answers [`crate::Outcome::Group`].
+    Group(Vec<&'a [u8]>),
 }
 
 /// One key/value write.
@@ -127,9 +130,10 @@ mod kind {
     // 10 to 13 are in `command/cluster.rs`.
     pub(super) const RECORD: u8 = 14;
     pub(super) const RETIRE: u8 = 15;
+    pub(super) const GROUP: u8 = 20;
 }
 
-const HIGHEST_KIND: u8 = kind::RETIRE;
+const HIGHEST_KIND: u8 = kind::GROUP;
 
 /// The operations of `KV`, `TXN` and `BATCH`.
 mod op {
@@ -191,6 +195,11 @@ impl<'a> Command<'a> {
                 to.u8(kind::RETIRE);
                 to.u64(*node_id);
             }
+            Command::Group(commands) => {
+                to.u8(kind::GROUP);
+                to.usize(commands.len());
+                commands.iter().for_each(|command| to.bytes(command));
+            }
         }
         *out = to.into_vec();
     }
@@ -224,6 +233,7 @@ impl<'a> Command<'a> {
                 index: from.u64("index")?,
             },
             kind::RETIRE => Command::Retire { node_id: from.u64("node id")? },
+            kind::GROUP => Command::Group(from.list("commands", |from| from.bytes("command"))?),
             found => return Err(unknown("command kind", found, HIGHEST_KIND)),
         };
         from.end("command")?;

@@ -34,6 +34,8 @@ pub enum Outcome {
     Refused(String),
     /// Whether a node may join with a token, and as what.
     TokenUsed(Result<Role, TokenRefusal>),
+    /// What each command of a group did.
+    Group(Vec<Outcome>),
 }
 
 /// Why nobody joins with a token.
@@ -93,6 +95,7 @@ mod kind {
     pub(super) const REFUSED: u8 = 7;
     pub(super) const TOKEN_USED: u8 = 8;
     pub(super) const TOKEN_REFUSED: u8 = 9;
+    pub(super) const GROUP: u8 = 20;
 }
 
 impl Outcome {
@@ -144,13 +147,30 @@ impl Outcome {
                 out.u8(kind::TOKEN_REFUSED);
                 out.u8(refusal.number());
             }
+            Outcome::Group(members) => {
+                out.u8(kind::GROUP);
+                out.usize(members.len());
+                members.iter().for_each(|member| member.encode(out));
+            }
         }
     }
 
     /// The outcome at the reader's position.
     pub fn decode(from: &mut Reader<'_>) -> Result<Outcome, DecodeError> {
         from.version("outcome version", VERSION)?;
-        Ok(match from.u8("outcome kind")? {
+        match from.u8("outcome kind")? {
+            // Its members are no groups, so nothing recurses deeper, whatever the bytes say.
+            kind::GROUP => Ok(Outcome::Group(from.list("outcomes", |from| {
+                from.version("outcome version", VERSION)?;
+                let kind = from.u8("outcome kind")?;
+                Outcome::decode_single(kind, from)
+            })?)),
+            kind => Outcome::decode_single(kind, from),
+        }
+    }
+
+    fn decode_single(kind: u8, from: &mut Reader<'_>) -> Result<Outcome, DecodeError> {
+        Ok(match kind {
             kind::NONE => Outcome::None,
             kind::WRITTEN => Outcome::Written(from.bool("written")?),
             kind::TXN => Outcome::Txn(Ok(from.list("results", TxnEntry::decode)?)),
@@ -165,7 +185,7 @@ impl Outcome {
             kind::TOKEN_USED => Outcome::TokenUsed(Ok(Role::decode(from)?)),
             kind::TOKEN_REFUSED => Outcome::TokenUsed(Err(TokenRefusal::decode(from)?)),
             found => {
-                let (found, known) = (u64::from(found), u64::from(kind::TOKEN_REFUSED));
+                let (found, known) = (u64::from(found), u64::from(kind::GROUP));
                 return Err(DecodeError::Unknown { what: "outcome kind", found, known });
             }
         })

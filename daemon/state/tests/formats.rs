@@ -56,6 +56,7 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
         ("audit", Command::Audit(vec![AUDIT_EVENT, AuditEvent::default()])),
         ("record", Command::Record { key: b"ca", value: b"\x00value\xff", index: 300 }),
         ("retire", Command::Retire { node_id: 1 << 40 }),
+        ("group", Command::Group(vec![b"\x01\x01\x03\x01a", b"\x01\x01\x03\x01b"])),
     ]
 }
 
@@ -116,6 +117,7 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         ("token-expired", Outcome::TokenUsed(Err(TokenRefusal::Expired))),
         ("token-used-up", Outcome::TokenUsed(Err(TokenRefusal::UsedUp))),
         ("token-revoked", Outcome::TokenUsed(Err(TokenRefusal::Revoked))),
+        ("group", Outcome::Group(vec![Outcome::Written(true), Outcome::Refused("because".to_owned())])),
     ]
 }
 

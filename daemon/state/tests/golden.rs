@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::TestStore;
+use common::{TestStore, encoded};
 use konsul_state::{
     AuditEvent, AuditId, AuditRow, Changes, Command, Entry, KvWrite, Outcome, Restore, Role, StagedEntry, Token,
     TokenWrite, TxnEntry, TxnFailure, TxnOp, View,
@@ -95,6 +95,10 @@ fn command(line: &'static str) -> Option<Command<'static>> {
             return Some(Command::Batch { atomic, ops });
         }
     }
+    if let Some(members) = line.strip_prefix("group:") {
+        let encoded = |member: &'static str| &*encoded(&command(member.trim()).unwrap()).leak();
+        return Some(Command::Group(members.split(';').map(encoded).collect()));
+    }
     let words: Vec<_> = line.split_whitespace().collect();
     Some(match *words.as_slice() {
         ["form", cluster_id] => Command::Form { cluster_id: id(cluster_id) },
@@ -144,6 +148,7 @@ fn outcome_lines(outcome: &Outcome) -> String {
         Outcome::Refused(why) => format!("refused: {why}"),
         Outcome::TokenUsed(Ok(role)) => format!("joins as {}", role.word()),
         Outcome::TokenUsed(Err(refusal)) => format!("may not join: {refusal}"),
+        Outcome::Group(members) => members.iter().map(outcome_lines).collect::<Vec<_>>().join("\n"),
     }
 }
 
