@@ -107,8 +107,7 @@ fn a_power_cut_loses_nothing_acknowledged() {
         });
         cluster.nodes.iter().for_each(Node::kill9);
         written.extend(storm.finish());
-        mount::unmount(&disk);
-        mount::mount_ext4(&disk);
+        mount::mount_again(&disk);
         cluster.nodes.iter().for_each(Node::start);
         cluster.wait_healthy();
         for node in &cluster.nodes {

@@ -242,10 +242,13 @@ fn reads_do_not_go_back_from_one_node_to_the_next() {
     let writing = std::thread::spawn(move || {
         let (mut last, mut written) = (0u64, 0u64);
         while !done.load(Ordering::Relaxed) {
-            let reply = writer.put("c", "", (last + 1).to_string().as_bytes());
-            // Without an answer it may be done later: the next value has to be a higher one.
             last += 1;
-            written += u64::from(reply.is_ok_and(|reply| reply.is_true()));
+            match outcome(&writer.put("c", "", last.to_string().as_bytes())) {
+                Outcome::Acknowledged => written += 1,
+                Outcome::Refused => {}
+                // It may be done later, after a higher value: from then on a read may go back and be right.
+                Outcome::Unknown => break,
+            }
         }
         written
     });
@@ -279,7 +282,7 @@ fn reads_do_not_go_back_from_one_node_to_the_next() {
     let written = writing.join().unwrap();
     let reads: u64 = results.iter().map(|(reads, _)| reads).sum();
     println!("{reads} reads of a key that was written {written} times");
-    assert!(reads > 5000 && written > 500, "too little was done to prove anything");
+    assert!(reads > 5000 && written > 100, "too little was done to prove anything");
     let back: Vec<&String> = results.iter().flat_map(|(_, back)| back).collect();
     assert!(
         back.is_empty(),

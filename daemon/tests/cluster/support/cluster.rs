@@ -246,6 +246,11 @@ fn config(dir: &Path, node: &Node, names: &[(String, IpAddr)], options: &Options
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in &self.nodes {
+                eprintln!("=== the threads of {}\n{}", node.name, node.threads());
+            }
+        }
         for node in &self.nodes {
             node.kill9();
         }

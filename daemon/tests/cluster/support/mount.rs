@@ -41,13 +41,18 @@ pub(crate) fn ext4(dir: &Path) {
     mount_ext4(dir);
 }
 
-pub(crate) fn mount_ext4(dir: &Path) {
+fn mount_ext4(dir: &Path) {
     run("mount", &["-o", "loop", text(&dir.with_extension("img")), text(dir)]).unwrap();
 }
 
-/// Waits for the last process that uses it.
-pub(crate) fn unmount(dir: &Path) {
+/// After a power cut: what the disk holds, mounted anew. A copy of it, because a process elsewhere on the machine may
+/// have inherited the old mount, and the kernel would give its dead superblock back.
+pub(crate) fn mount_again(dir: &Path) {
     wait_until(&format!("{} is unmounted", dir.display()), || run("umount", &[text(dir)]));
+    let (image, copy) = (dir.with_extension("img"), dir.with_extension("copy"));
+    run("cp", &["--sparse=always", text(&image), text(&copy)]).unwrap();
+    std::fs::rename(&copy, &image).unwrap();
+    mount_ext4(dir);
 }
 
 /// The file system keeps what it flushed, as after a power cut; everything that is asked of it from now on fails.

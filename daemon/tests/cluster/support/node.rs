@@ -9,7 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Questions about a node's state: answered at once, or the node is not well.
@@ -58,7 +58,8 @@ impl Node {
 
     /// The process ends at once, in the middle of whatever it does.
     pub(crate) fn kill9(&self) {
-        if let Some(mut child) = self.child.lock().unwrap().take() {
+        // Also while a test fails: another thread may have panicked with the lock.
+        if let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() {
             child.kill().unwrap();
             child.wait().unwrap();
         }
@@ -138,6 +139,21 @@ impl Node {
             return Err(format!("{}: no metric {name} with {labels:?}", self.name));
         }
         Ok(series.iter().filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// What each of its threads does, as the kernel sees it: for a node that does not answer.
+    pub(crate) fn threads(&self) -> String {
+        let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(child) = child.as_ref() else { return "it does not run".to_owned() };
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", child.id())) else { return "it has ended".to_owned() };
+        let lines = tasks.flatten().map(|task| {
+            let task = task.path();
+            let status = read(task.join("status"));
+            let state = status.lines().find(|line| line.starts_with("State")).unwrap_or_default();
+            format!("{} {state} in {}", read(task.join("comm")), read(task.join("wchan")))
+        });
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     /// What it logged since the beginning of the test.
