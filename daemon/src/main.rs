@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use konsuld::config::{Args, Config, Start};
-use konsuld::node::Node;
+use konsuld::node::{End, Node};
 use konsuld::{shutdown, telemetry};
 use std::error::Error;
 use std::process::ExitCode;
@@ -16,6 +16,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const FAILED: u8 = 1;
 /// The configuration is wrong: a restart would not help.
 const BAD_CONFIG: u8 = 2;
+/// The node was removed from its cluster: a restart would not help, nor find its place again.
+const REMOVED: u8 = 3;
 
 fn main() -> ExitCode {
     // Usage errors end here, nothing is opened yet.
@@ -65,13 +67,22 @@ async fn run(config: Config, http: &Handle) -> ExitCode {
         Err(_) if stop.is_cancelled() => return ExitCode::SUCCESS,
         Err(error) => return failed(&error, FAILED),
     };
-    if let Some(reason) = running.until_stopped(&stop).await {
-        // Nothing is drained: after a failed flush or a panic of the core nothing here can be trusted.
-        tracing::error!(%reason, "the node cannot go on");
-        return ExitCode::from(FAILED);
+    match running.until_stopped(&stop).await {
+        End::Asked => {
+            running.drain().await;
+            ExitCode::SUCCESS
+        }
+        End::Removed { reason } => {
+            tracing::warn!(%reason, "this node is no member any more and stops; to join anew it has to start empty");
+            running.drain().await;
+            ExitCode::from(REMOVED)
+        }
+        End::Failed { reason } => {
+            // Nothing is drained: after a failed flush or a panic of the core nothing here can be trusted.
+            tracing::error!(%reason, "the node cannot go on");
+            ExitCode::from(FAILED)
+        }
     }
-    running.drain().await;
-    ExitCode::SUCCESS
 }
 
 /// Says what failed, with every cause.

@@ -194,6 +194,7 @@ mod tests {
             leader: Some(members[0].peer.clone()),
             voter_sets: vec![members.iter().filter(|m| m.voter).map(|m| m.peer.id).collect()],
             settled: true,
+            membership_index: 5,
             members,
             read_only: None,
         }

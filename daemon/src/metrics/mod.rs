@@ -4,6 +4,7 @@
 //! kernel knows of the process. No key, session or address is ever a label, and every label has a bounded set of
 //! values: peers, reasons and operations.
 
+mod autopilot;
 mod cluster;
 mod http;
 mod peer;
@@ -11,6 +12,7 @@ mod process;
 mod raft;
 mod storage;
 
+pub use autopilot::{AutopilotMetrics, Removed};
 pub use cluster::{ClusterMetrics, JoinMetric};
 pub use http::{Endpoint, HttpMetrics, Request};
 pub use peer::{Counted, PeerMetrics, PurposeLabel};
@@ -47,6 +49,7 @@ const SNAPSHOT_SECONDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
+    pub autopilot: AutopilotMetrics,
     pub cluster: ClusterMetrics,
     pub http: HttpMetrics,
     pub peer: PeerMetrics,
@@ -67,7 +70,8 @@ impl Metrics {
         register_build_info(konsul);
         let (cluster, http) = (ClusterMetrics::new(konsul), HttpMetrics::new(konsul));
         let (peer, raft, storage) = (PeerMetrics::new(konsul), RaftMetrics::new(konsul), StorageMetrics::new(konsul));
-        Metrics { registry: Arc::new(registry), cluster, http, peer, raft, storage }
+        let autopilot = AutopilotMetrics::new(konsul);
+        Metrics { registry: Arc::new(registry), autopilot, cluster, http, peer, raft, storage }
     }
 
     /// The exposition text (OpenMetrics 1.0).

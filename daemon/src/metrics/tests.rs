@@ -5,9 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The catalogue: dashboards and alerts quote these names.
-const NAMES: [&str; 51] = [
+const NAMES: [&str; 55] = [
     "konsul_audit_lost counter",
     "konsul_audit_suppressed counter",
+    "konsul_autopilot_failure_tolerance gauge",
+    "konsul_autopilot_healthy gauge",
+    "konsul_autopilot_promoted counter",
+    "konsul_autopilot_removed counter",
     "konsul_build_info gauge",
     "konsul_blocking_queries gauge",
     "konsul_http_request_seconds histogram",

@@ -1,8 +1,10 @@
 //! From the configuration to what each part is built from.
 
+use crate::clock::Clock;
 use crate::cluster::{Former, Seat};
 use crate::config::{Config, Form, TlsMode};
 use crate::http::Deps;
+use crate::leader::LeaderDeps;
 use crate::metrics::Metrics;
 use crate::peer::{LocalIdentity, Transport};
 use crate::raft::{Consensus, RaftConfig};
@@ -45,6 +47,7 @@ pub(super) fn raft(config: &Config) -> RaftConfig {
         payload_entries_max: raft.payload_entries,
         snapshot_entries: raft.snapshot_entries,
         keep_entries: raft.keep_entries,
+        hints: config.cluster.peers.iter().map(|peer| (peer.name.clone(), peer.rpc.clone())).collect(),
     }
 }
 
@@ -89,6 +92,11 @@ pub(super) fn seat(config: &Config) -> Seat {
     let NodeInfo { name, rpc, http } = info(config);
     let others = peers.iter().filter(|p| p.name != name).map(|p| p.rpc.clone()).collect();
     Seat { wished: myself.or(config.node.id).unwrap_or(0), name, rpc, http, others, former }
+}
+
+pub(super) fn duties(config: &Config, consensus: &Consensus, metrics: &Metrics, clock: Clock) -> LeaderDeps {
+    let seats = config.cluster.peers.len();
+    LeaderDeps { consensus: consensus.clone(), metrics: metrics.clone(), clock, seats }
 }
 
 pub(super) fn http(config: &Config, consensus: &Consensus, metrics: Metrics) -> Deps {

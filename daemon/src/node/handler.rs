@@ -1,5 +1,6 @@
 //! What this node does with its peers' requests: hands them to consensus, once there is one.
 
+use crate::clock::{Clock, Timestamp};
 use crate::cluster::enrol::{EnrolAnswer, Envelope, RefusalCode};
 use crate::cluster::{JoinAnswer, JoinRequest, Promise};
 use crate::peer::{Known, LocalIdentity, PeerHandler, PeerIdentity};
@@ -11,9 +12,11 @@ use crate::raft_types::{
 use crate::storage::SnapshotFile;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 /// Serves peers before and after this node became a member.
 pub(super) struct Handler {
@@ -21,11 +24,18 @@ pub(super) struct Handler {
     snapshots: PathBuf,
     promise: Promise,
     consensus: OnceLock<Consensus>,
+    clock: Clock,
+    /// Since when ids are known to be removed.
+    gone: Mutex<HashMap<u64, Timestamp>>,
 }
 
+/// A node that was removed is cut off after so long: what it was passing on for its clients ends well by then.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 impl Handler {
-    pub(super) fn new(local: LocalIdentity, snapshots: PathBuf, promise: Promise) -> Handler {
-        Handler { local: ArcSwap::from_pointee(local), snapshots, promise, consensus: OnceLock::new() }
+    pub(super) fn new(local: LocalIdentity, snapshots: PathBuf, promise: Promise, clock: Clock) -> Handler {
+        let (consensus, gone) = Default::default();
+        Handler { local: ArcSwap::from_pointee(local), snapshots, promise, consensus, clock, gone }
     }
 
     pub(super) fn promise(&self) -> &Promise {
@@ -36,6 +46,14 @@ impl Handler {
     pub(super) fn begin(&self, local: LocalIdentity, consensus: Consensus) {
         self.local.store(Arc::new(local));
         assert!(self.consensus.set(consensus).is_ok(), "a node becomes a member once");
+    }
+
+    /// Whether a node that was removed had the time to say goodbye. What matters is told to it at once, see
+    /// [`Consensus::answer`].
+    fn is_cut_off(&self, gone: u64) -> bool {
+        let now = self.clock.now();
+        let mut known = self.gone.lock().expect("nothing panics while it holds the lock");
+        now.since(*known.entry(gone).or_insert(now)) >= FAREWELL
     }
 
     fn member(&self) -> Result<&Consensus, String> {
@@ -68,8 +86,16 @@ impl PeerHandler for Handler {
     }
 
     fn known(&self, node_id: u64) -> Known {
-        let member = self.consensus.get().and_then(|consensus| consensus.member(node_id));
-        member.map_or(Known::Stranger, |member| Known::Member { name: member.info.name })
+        let Some(consensus) = self.consensus.get() else { return Known::Stranger };
+        match (consensus.member(node_id), consensus.is_gone(node_id)) {
+            (Some(member), _) => Known::Member { name: member.info.name },
+            (None, Ok(true)) if self.is_cut_off(node_id) => Known::Retired,
+            (None, Ok(true | false)) => Known::Stranger,
+            (None, Err(error)) => {
+                tracing::warn!(%error, "cannot read whether a node was removed");
+                Known::Stranger
+            }
+        }
     }
 
     async fn append(&self, request: AppendEntriesRequest) -> Result<AppendEntriesResponse, String> {
@@ -101,7 +127,7 @@ impl PeerHandler for Handler {
             tracing::debug!(peer = from.node_id, "a member asked before this node was one");
             return Bytes::new();
         };
-        consensus.answer(request).await
+        consensus.answer(from.node_id, request).await
     }
 
     async fn join(&self, from: PeerIdentity, request: Bytes) -> Bytes {

@@ -47,6 +47,17 @@ pub struct Running {
     stop_peers: CancellationToken,
 }
 
+/// Why a node ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Somebody wants it to.
+    Asked,
+    /// A part failed, and nothing can be trusted any more.
+    Failed { reason: String },
+    /// It belongs to its cluster no more; its data is of no use to anybody.
+    Removed { reason: String },
+}
+
 /// A node that cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -122,7 +133,7 @@ impl Node {
         let pool = Pool::new(self.transport.clone(), myself, self.metrics.peer.clone());
         let snapshots = self.storage.state.store().snapshots().path().to_owned();
         let nobody = build::local(&self.config, None);
-        let handler = Arc::new(Handler::new(nobody, snapshots, Promise::new(self.clock)));
+        let handler = Arc::new(Handler::new(nobody, snapshots, Promise::new(self.clock), self.clock));
         if let Some(address) = self.config.peer.listen {
             let listener = bind(address).await?;
             let limits = Limits { connections_max: PEER_CONNECTIONS_MAX };
@@ -155,7 +166,8 @@ impl Node {
         let consensus = Consensus::start(parts, form).await.map_err(|source| NodeError::Start { source })?;
         handler.begin(known, consensus.clone());
         complete_formation(&consensus, stop).await;
-        tasks.spawn(leader::run(consensus.clone(), stop_peers.clone()));
+        let duties = build::duties(&self.config, &consensus, &self.metrics, self.clock);
+        tasks.spawn(leader::run(duties, stop_peers.clone()));
         check_snapshots(&tasks, &consensus, &self.metrics);
 
         let stop_http = CancellationToken::new();
@@ -183,11 +195,12 @@ impl Node {
 }
 
 impl Running {
-    /// Until a signal, or until a part fails: then the reason.
-    pub async fn until_stopped(&self, stop: &CancellationToken) -> Option<String> {
+    /// Until there is a reason to end.
+    pub async fn until_stopped(&self, stop: &CancellationToken) -> End {
         tokio::select! {
-            () = stop.cancelled() => None,
-            reason = self.consensus.failure() => Some(reason),
+            () = stop.cancelled() => End::Asked,
+            reason = self.consensus.failure() => End::Failed { reason },
+            reason = self.consensus.departure() => End::Removed { reason },
         }
     }
 

@@ -63,6 +63,13 @@ impl RaftNetworkFactory<TypeConfig> for Pool {
 type RpcError = RPCError<TypeConfig>;
 
 impl PeerClient {
+    /// The node may have moved since this client was made.
+    fn follow(&mut self) {
+        if !self.pool.leads_to(&self.append, self.node_id) {
+            self.append = self.pool.link(self.node_id, &self.info, Purpose::Append);
+        }
+    }
+
     fn failed(&self, action: RPCTypes, limit: Duration, error: &LinkError) -> RpcError {
         match error {
             LinkError::TimedOut { .. } => RPCError::Timeout(Timeout {
@@ -116,6 +123,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         let limit = option.soft_ttl().max(patience);
         let mut sent = 0;
         self.pool.tells_committed(rpc.leader_commit.map_or(0, |id| id.index));
+        self.follow();
         let answer = {
             let payload = |out: &mut Vec<u8>| sent = codec::put_append(out, &rpc, APPEND_BYTES_MAX);
             self.append.call(Kind::Append, payload, limit).await
@@ -161,6 +169,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<SnapshotResponse, StreamingError<TypeConfig>> {
         let stall_max = option.soft_ttl();
+        self.follow();
         let target = self.append.target().clone();
         let SnapshotFile { path, len, sha256 } = snapshot.snapshot;
         self.pool.tells_committed(snapshot.meta.last_log_id.map_or(0, |id| id.index));

@@ -35,7 +35,25 @@ struct Shared {
     votes: Mutex<HashMap<u64, Link>>,
     /// The highest commit index that any peer was sent.
     told_committed: AtomicU64,
+    book: ArcSwap<Book>,
     _stop: DropGuard,
+}
+
+/// Where each member is.
+type Book = HashMap<u64, Place>;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    /// As the membership says.
+    stated: String,
+    /// As the member says itself, since the membership said the above.
+    heard: Option<String>,
+}
+
+impl Place {
+    fn address(&self) -> &str {
+        self.heard.as_deref().unwrap_or(&self.stated)
+    }
 }
 
 impl Pool {
@@ -43,9 +61,9 @@ impl Pool {
     pub fn new(transport: Transport, local: LocalIdentity, metrics: PeerMetrics) -> Pool {
         let stop = CancellationToken::new();
         let tasks = Tasks { tracker: TaskTracker::new(), stop: stop.clone(), runtime: Handle::current() };
-        let (forward, votes, told_committed, encryption) = Default::default();
+        let (forward, votes, told_committed, encryption, book) = Default::default();
         let dialer = Dialer { transport, local: Arc::new(ArcSwap::from_pointee(local)), metrics, encryption };
-        let shared = Shared { dialer, tasks, forward, votes, told_committed, _stop: stop.drop_guard() };
+        let shared = Shared { dialer, tasks, forward, votes, told_committed, book, _stop: stop.drop_guard() };
         Pool { shared: Arc::new(shared) }
     }
 
@@ -75,7 +93,7 @@ impl Pool {
     ) -> Result<Bytes, CallError> {
         let start = Instant::now();
         let deadline = start + timeout;
-        let target = target(node_id, info);
+        let target = self.target(node_id, info);
         match self.forward(&target).call(request.clone(), start, deadline).await {
             // The connection ended just then, idle or broken. Nothing was sent, so one more try costs nothing.
             Err(CallError::NotSent { reason: NotSentReason::Closed, .. }) => {
@@ -92,15 +110,38 @@ impl Pool {
         request: Bytes,
         timeout: Duration,
     ) -> Result<(PeerIdentity, Bytes), CallError> {
+        let target = Target { node_id: 0, name: None, address: address.to_owned() };
+        self.ask_apart(&target, (Purpose::Join, Kind::Join), request, timeout).await
+    }
+
+    /// As [`Pool::call`], but over a connection of its own, and exactly where `info` says.
+    pub async fn call_apart(
+        &self,
+        node_id: u64,
+        info: &NodeInfo,
+        request: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, CallError> {
+        let target = Target { node_id, name: Some(info.name.clone()), address: info.rpc.clone() };
+        let (_, answer) = self.ask_apart(&target, (Purpose::Forward, Kind::Forward), request, timeout).await?;
+        Ok(answer)
+    }
+
+    async fn ask_apart(
+        &self,
+        target: &Target,
+        (purpose, kind): (Purpose, Kind),
+        request: Bytes,
+        timeout: Duration,
+    ) -> Result<(PeerIdentity, Bytes), CallError> {
         let start = Instant::now();
         let deadline = start + timeout;
-        let target = Target { node_id: 0, name: None, address: address.to_owned() };
         let not_sent = |reason| CallError::NotSent { peer: target.label(), reason };
         let mut out = Vec::new();
-        let put = frame::put(&mut out, Kind::Join, 1, |out| out.extend_from_slice(&request));
+        let put = frame::put(&mut out, kind, 1, |out| out.extend_from_slice(&request));
         put.map_err(|error| not_sent(NotSentReason::TooLong { bytes: error.bytes }))?;
         let waited_ms = || start.elapsed().as_millis();
-        let dialed = timeout_at(deadline, self.shared.dialer.dial(&target, Purpose::Join)).await;
+        let dialed = timeout_at(deadline, self.shared.dialer.dial(target, purpose)).await;
         let dialed = dialed.map_err(|_| not_sent(NotSentReason::TimedOut { waited_ms: waited_ms() }))?;
         let (mut wire, peer) =
             dialed.map_err(|error: ConnectError| not_sent(NotSentReason::Connect(Arc::new(error))))?;
@@ -114,11 +155,30 @@ impl Pool {
 
     /// The members changed: connections to nodes that left or moved are let go, once what was sent on them is answered.
     pub fn retain<'a>(&self, members: impl IntoIterator<Item = (u64, &'a NodeInfo)>) {
-        let targets: HashMap<u64, Target> = members.into_iter().map(|(id, info)| (id, target(id, info))).collect();
+        let members: Vec<(u64, &NodeInfo)> = members.into_iter().collect();
+        self.shared.book.rcu(|book| {
+            let place = |(id, info): &(u64, &NodeInfo)| {
+                let kept = book.get(id).filter(|place| place.stated == info.rpc);
+                (*id, kept.cloned().unwrap_or_else(|| Place { stated: info.rpc.clone(), heard: None }))
+            };
+            members.iter().map(place).collect::<Book>()
+        });
+        let targets: HashMap<u64, Target> = members.into_iter().map(|(id, info)| (id, self.target(id, info))).collect();
         self.lock_forward().retain(|id, mux| targets.get(id).is_some_and(|target| mux.serves(target)));
         self.lock_votes().retain(|id, link| targets.get(id) == Some(link.target()));
         let mut encryption = self.shared.dialer.encryption.lock().expect("nothing panics while it holds the lock");
         encryption.retain(|id, _| targets.contains_key(id));
+    }
+
+    /// The member says itself that it is there: believed until the membership says something else than now.
+    pub fn heard_at(&self, node_id: u64, address: &str) {
+        self.shared.book.rcu(|book| {
+            let mut book = Book::clone(book);
+            if let Some(place) = book.get_mut(&node_id) {
+                place.heard = (place.stated != address).then(|| address.to_owned());
+            }
+            book
+        });
     }
 
     /// Ends every connection; returns when no task is left.
@@ -146,12 +206,24 @@ impl Pool {
 
     pub(super) fn link(&self, node_id: u64, info: &NodeInfo, purpose: Purpose) -> Link {
         let shared = &self.shared;
-        Link::new(shared.dialer.clone(), shared.tasks.clone(), target(node_id, info), purpose)
+        Link::new(shared.dialer.clone(), shared.tasks.clone(), self.target(node_id, info), purpose)
+    }
+
+    /// Whether a connection to that node leads to where it is now.
+    pub(super) fn leads_to(&self, link: &Link, node_id: u64) -> bool {
+        self.shared.book.load().get(&node_id).is_none_or(|place| link.target().address == place.address())
+    }
+
+    /// That node, where it is now. openraft keeps what the membership said when it began to talk to a node.
+    fn target(&self, node_id: u64, info: &NodeInfo) -> Target {
+        let book = self.shared.book.load();
+        let address = book.get(&node_id).map_or(info.rpc.as_str(), Place::address);
+        Target { node_id, name: Some(info.name.clone()), address: address.to_owned() }
     }
 
     /// The vote connection to that node, ours until dropped; a second one if it is in use.
     pub(super) fn vote_link(&self, node_id: u64, info: &NodeInfo) -> Borrowed<'_> {
-        let kept = self.lock_votes().remove(&node_id).filter(|link| *link.target() == target(node_id, info));
+        let kept = self.lock_votes().remove(&node_id).filter(|link| *link.target() == self.target(node_id, info));
         let link = kept.unwrap_or_else(|| self.link(node_id, info, Purpose::Vote));
         Borrowed { pool: self, node_id, link: Some(link) }
     }
@@ -173,10 +245,6 @@ impl Pool {
     fn lock_votes(&self) -> MutexGuard<'_, HashMap<u64, Link>> {
         self.shared.votes.lock().expect("no code panics while it holds this lock")
     }
-}
-
-fn target(node_id: u64, info: &NodeInfo) -> Target {
-    Target { node_id, name: Some(info.name.clone()), address: info.rpc.clone() }
 }
 
 async fn ask(wire: &mut Wire, request: &[u8]) -> Result<Bytes, LostReason> {

@@ -2,7 +2,11 @@
 //!
 //! A version leads every message; the errors are our own, never openraft's.
 
+use super::membership::{Done, MembershipDone, MembershipError, MembershipOp, MembershipRequest, Standing};
 use super::{Committed, Consistency, ProposeError};
+use crate::raft_types::NodeInfo;
+use crate::storage::codec;
+use bytes::Bytes;
 use konsul_state::{DecodeError, Index, Outcome, Reader, Writer};
 
 const VERSION: u8 = 1;
@@ -16,6 +20,12 @@ pub(super) enum Request<'a> {
     ReadIndex { consistency: Consistency },
     /// Hand leadership to this node.
     Transfer { to: u64 },
+    /// Change who belongs to the cluster, or votes.
+    Change { request: MembershipRequest },
+    /// The asking node says where it is, and asks whether it still belongs to the cluster.
+    Greet { info: NodeInfo },
+    /// What the leader's autopilot published last.
+    Report,
 }
 
 /// The leader's answer.
@@ -31,6 +41,10 @@ pub(super) enum Answer {
     NotLeader,
     /// The request could not be read: another version.
     Unreadable(String),
+    Changed(MembershipDone),
+    NotChanged(MembershipError),
+    Greeted(Standing),
+    Report(Bytes),
 }
 
 fn version(from: &mut Reader<'_>) -> Result<(), DecodeError> {
@@ -57,6 +71,15 @@ impl<'a> Request<'a> {
                 out.u8(2);
                 out.u64(*to);
             }
+            Request::Change { request } => {
+                out.u8(16);
+                put_request(&mut out, request);
+            }
+            Request::Greet { info } => {
+                out.u8(17);
+                codec::put_node(&mut out, info);
+            }
+            Request::Report => out.u8(18),
         }
         out.into_vec()
     }
@@ -72,7 +95,10 @@ impl<'a> Request<'a> {
                 Ok(Request::ReadIndex { consistency })
             }
             2 => Ok(Request::Transfer { to: from.u64("node id")? }),
-            found => Err(DecodeError::Unknown { what: "request kind", found: found.into(), known: 2 }),
+            16 => Ok(Request::Change { request: request(&mut from)? }),
+            17 => Ok(Request::Greet { info: codec::node(&mut from)? }),
+            18 => Ok(Request::Report),
+            found => Err(DecodeError::Unknown { what: "request kind", found: found.into(), known: 18 }),
         }
     }
 }
@@ -101,6 +127,26 @@ impl Answer {
                 out.u8(5);
                 out.str(why);
             }
+            Answer::Changed(done) => {
+                out.u8(16);
+                put_done(&mut out, done);
+            }
+            Answer::NotChanged(error) => {
+                out.u8(17);
+                put_membership_error(&mut out, error);
+            }
+            Answer::Greeted(standing) => {
+                out.u8(18);
+                out.u8(match standing {
+                    Standing::Member => 0,
+                    Standing::Stranger => 1,
+                    Standing::Gone => 2,
+                });
+            }
+            Answer::Report(report) => {
+                out.u8(19);
+                out.raw(report);
+            }
         }
         out.into_vec()
     }
@@ -118,9 +164,111 @@ impl Answer {
             3 => Ok(Answer::Transferring),
             4 => Ok(Answer::NotLeader),
             5 => Ok(Answer::Unreadable(from.str("reason")?.to_owned())),
-            found => Err(DecodeError::Unknown { what: "answer kind", found: found.into(), known: 5 }),
+            16 => Ok(Answer::Changed(done(&mut from)?)),
+            17 => Ok(Answer::NotChanged(membership_error(&mut from)?)),
+            18 => Ok(Answer::Greeted(match from.u8("standing")? {
+                0 => Standing::Member,
+                1 => Standing::Stranger,
+                2 => Standing::Gone,
+                found => return Err(unknown("standing", found, 2)),
+            })),
+            19 => Ok(Answer::Report(Bytes::copy_from_slice(from.rest()))),
+            found => Err(DecodeError::Unknown { what: "answer kind", found: found.into(), known: 19 }),
         }
     }
+}
+
+fn unknown(what: &'static str, found: u8, known: u8) -> DecodeError {
+    DecodeError::Unknown { what, found: found.into(), known: known.into() }
+}
+
+fn put_request(out: &mut Writer, request: &MembershipRequest) {
+    out.u8(match request.op {
+        MembershipOp::Leave => 0,
+        MembershipOp::Remove => 1,
+        MembershipOp::Promote => 2,
+        MembershipOp::Demote => 3,
+    });
+    out.str(&request.node);
+    out.bool(request.force);
+}
+
+fn request(from: &mut Reader<'_>) -> Result<MembershipRequest, DecodeError> {
+    let op = match from.u8("membership operation")? {
+        0 => MembershipOp::Leave,
+        1 => MembershipOp::Remove,
+        2 => MembershipOp::Promote,
+        3 => MembershipOp::Demote,
+        found => return Err(unknown("membership operation", found, 3)),
+    };
+    Ok(MembershipRequest { op, node: from.str("node")?.to_owned(), force: from.bool("force")? })
+}
+
+fn put_done(out: &mut Writer, done: &MembershipDone) {
+    out.u64(done.id);
+    out.str(&done.name);
+    match &done.done {
+        Done::Now => out.u8(0),
+        Done::Already => out.u8(1),
+        Done::Later(why) => {
+            out.u8(2);
+            out.str(why);
+        }
+    }
+    out.u64(done.voters);
+    out.u64(done.tolerance);
+}
+
+fn done(from: &mut Reader<'_>) -> Result<MembershipDone, DecodeError> {
+    let (id, name) = (from.u64("node id")?, from.str("node name")?.to_owned());
+    let done = match from.u8("how it was done")? {
+        0 => Done::Now,
+        1 => Done::Already,
+        2 => Done::Later(from.str("reason")?.to_owned()),
+        found => return Err(unknown("how it was done", found, 2)),
+    };
+    Ok(MembershipDone { id, name, done, voters: from.u64("voters")?, tolerance: from.u64("tolerance")? })
+}
+
+fn put_membership_error(out: &mut Writer, error: &MembershipError) {
+    match error {
+        MembershipError::NoLeader { waited_ms } => {
+            out.u8(0);
+            out.u64(*waited_ms);
+        }
+        MembershipError::NoSuchMember { node, members } => {
+            out.u8(1);
+            out.str(node);
+            out.str(members);
+        }
+        MembershipError::Refused { why, force_helps } => {
+            out.u8(2);
+            out.str(why);
+            out.bool(*force_helps);
+        }
+        MembershipError::Unknown { waited_ms } => {
+            out.u8(3);
+            out.u64(*waited_ms);
+        }
+        MembershipError::Failed { why } => {
+            out.u8(4);
+            out.str(why);
+        }
+    }
+}
+
+fn membership_error(from: &mut Reader<'_>) -> Result<MembershipError, DecodeError> {
+    Ok(match from.u8("membership error")? {
+        0 => MembershipError::NoLeader { waited_ms: from.u64("wait")? },
+        1 => MembershipError::NoSuchMember {
+            node: from.str("node")?.to_owned(),
+            members: from.str("members")?.to_owned(),
+        },
+        2 => MembershipError::Refused { why: from.str("reason")?.to_owned(), force_helps: from.bool("force helps")? },
+        3 => MembershipError::Unknown { waited_ms: from.u64("wait")? },
+        4 => MembershipError::Failed { why: from.str("reason")?.to_owned() },
+        found => return Err(unknown("membership error", found, 4)),
+    })
 }
 
 fn put_error(out: &mut Writer, error: &ProposeError) {
@@ -166,4 +314,69 @@ fn error(from: &mut Reader<'_>) -> Result<ProposeError, DecodeError> {
         5 => ProposeError::Stopping,
         found => return Err(DecodeError::Unknown { what: "error kind", found: found.into(), known: 5 }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn requests_about_the_membership_keep_their_bytes() {
+        let info = NodeInfo { name: "a".into(), rpc: "h:1".into(), http: "u".into() };
+        let change = |op, force| Request::Change { request: MembershipRequest { op, node: "n3".into(), force } };
+        let table = [
+            (change(MembershipOp::Leave, false), "011000026e3300"),
+            (change(MembershipOp::Remove, true), "011001026e3301"),
+            (change(MembershipOp::Promote, false), "011002026e3300"),
+            (change(MembershipOp::Demote, false), "011003026e3300"),
+            (Request::Greet { info }, "0111016103683a310175"),
+            (Request::Report, "0112"),
+        ];
+        for (request, bytes) in table {
+            let encoded = request.encode();
+            assert_eq!(hex(&encoded), bytes, "{request:?}");
+            assert_eq!(Request::decode(&encoded), Ok(request));
+        }
+    }
+
+    #[test]
+    fn answers_about_the_membership_keep_their_bytes() {
+        let done = |done| Answer::Changed(MembershipDone { id: 3, name: "c".into(), done, voters: 2, tolerance: 0 });
+        let table = [
+            (done(Done::Now), "01100301630002 00"),
+            (done(Done::Already), "01100301630102 00"),
+            (done(Done::Later("w".into())), "0110030163020177 0200"),
+            (Answer::NotChanged(MembershipError::NoLeader { waited_ms: 5 }), "01110005"),
+            (
+                Answer::NotChanged(MembershipError::NoSuchMember { node: "x".into(), members: "a".into() }),
+                "01110101780161",
+            ),
+            (Answer::NotChanged(MembershipError::Refused { why: "w".into(), force_helps: true }), "011102017701"),
+            (Answer::NotChanged(MembershipError::Unknown { waited_ms: 7 }), "01110307"),
+            (Answer::NotChanged(MembershipError::Failed { why: "w".into() }), "0111040177"),
+            (Answer::Greeted(Standing::Member), "011200"),
+            (Answer::Greeted(Standing::Stranger), "011201"),
+            (Answer::Greeted(Standing::Gone), "011202"),
+            (Answer::Report(Bytes::from_static(b"r")), "011372"),
+        ];
+        for (answer, bytes) in table {
+            let encoded = answer.encode();
+            assert_eq!(hex(&encoded), bytes.replace(' ', ""), "{answer:?}");
+            assert_eq!(Answer::decode(&encoded), Ok(answer));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_so() {
+        for bytes in [&[2, 16][..], &[1, 99], &[1, 16, 9, 0, 0], &[1]] {
+            assert!(Request::decode(bytes).is_err(), "{bytes:?}");
+        }
+        for bytes in [&[2, 16][..], &[1, 99], &[1, 18, 9], &[1, 17, 9]] {
+            assert!(Answer::decode(bytes).is_err(), "{bytes:?}");
+        }
+    }
 }

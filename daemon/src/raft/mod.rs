@@ -10,7 +10,10 @@ mod serve;
 mod status;
 mod tracker;
 
-pub use membership::{AdmitError, TransferError};
+pub use membership::{
+    AdmitError, Change, ChangeError, Done, MemberSeen, MembershipDone, MembershipError, MembershipOp,
+    MembershipRequest, Policy, Position, RecordError, Seen, Standing, StoredPolicy, TransferError,
+};
 pub use propose::{Committed, ProposeError};
 pub use read::{Consistency, ReadError, ReadPermit};
 pub use status::{Contact, MemberStatus, Peer, Role, SnapshotInfo, Status};
@@ -21,18 +24,19 @@ use crate::peer::Pool;
 use crate::raft_types::{NodeInfo, TypeConfig};
 use crate::storage::{Identity, Space, StateMachine, StateStore, Storage};
 use crate::watch::Watches;
+use bytes::Bytes;
 use group::Grouper;
 use leadership::Leadership;
 use openraft::error::{Fatal, InitializeError, RaftError};
 use openraft::{Config, ConfigError, SnapshotPolicy, StepDownPolicy};
 use propose::Budget;
 use read::Rounds;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -57,6 +61,8 @@ pub struct RaftConfig {
     pub snapshot_entries: u64,
     /// Entries kept behind a snapshot, so that a follower that was away for a while needs none.
     pub keep_entries: u64,
+    /// Where the configuration says that members are, by name: tried when they are not where the membership says.
+    pub hints: HashMap<String, String>,
 }
 
 /// What consensus is made of.
@@ -102,6 +108,13 @@ struct Inner {
     stop: CancellationToken,
     stopping: AtomicBool,
     failed: watch::Sender<Option<String>>,
+    hints: HashMap<String, String>,
+    /// One membership change at a time.
+    changing: Semaphore,
+    /// Why this node belongs to the cluster no more.
+    departed: watch::Sender<Option<String>>,
+    /// What the leader's autopilot published last, and in which term.
+    report: Mutex<Option<(u64, Bytes)>>,
 }
 
 /// What the running parts need of [`RaftConfig`].
@@ -213,6 +226,10 @@ impl Consensus {
                 stop: CancellationToken::new(),
                 stopping: AtomicBool::new(false),
                 failed: watch::Sender::new(None),
+                hints: config.hints,
+                changing: Semaphore::new(1),
+                departed: watch::Sender::new(None),
+                report: Mutex::default(),
                 identity,
             }),
         };
@@ -266,6 +283,7 @@ impl Consensus {
     pub async fn stop(&self) {
         self.inner.stopping.store(true, Ordering::SeqCst);
         self.inner.stop.cancel();
+        self.inner.changing.close();
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::error!(%error, "the raft core did not end well");
         }

@@ -126,6 +126,9 @@ impl Consensus {
     }
 
     async fn propose_encoded(&self, command: Bytes, groupable: bool) -> Result<Committed, ProposeError> {
+        if self.has_departed() {
+            return Err(ProposeError::Stopping);
+        }
         let share = self.inner.budget.take(command.len())?;
         if groupable {
             return self.propose_in_group(command, share).await;
@@ -228,7 +231,14 @@ impl Consensus {
                 tracing::warn!(leader = leader.id, %why, "the leader does not understand this node");
                 Tried::NotAppended
             }
-            Ok(Answer::ReadIndex(_) | Answer::Transferring) => Tried::Done(Err(unknown())),
+            Ok(
+                Answer::ReadIndex(_)
+                | Answer::Transferring
+                | Answer::Changed(_)
+                | Answer::NotChanged(_)
+                | Answer::Greeted(_)
+                | Answer::Report(_),
+            ) => Tried::Done(Err(unknown())),
             Err(error) => {
                 tracing::warn!(leader = leader.id, %error, "this node does not understand the leader");
                 Tried::Done(Err(unknown()))

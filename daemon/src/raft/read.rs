@@ -86,6 +86,19 @@ impl Consensus {
     /// Permission to read; waits until this node may answer with this consistency, without a leader as long as
     /// `raft.hold` says.
     pub async fn permit(&self, consistency: Consistency) -> Result<ReadPermit, ReadError> {
+        if consistency == Consistency::Stale {
+            return Ok(ReadPermit { _gate: () });
+        }
+        tokio::select! {
+            // First: with a lease it costs a few atomics, and nobody asks further.
+            biased;
+            permit = self.fresh_permit(consistency) => permit,
+            // Nothing is replicated to it any more: it would wait for what never comes.
+            _ = self.departure() => Err(ReadError::Stopping),
+        }
+    }
+
+    async fn fresh_permit(&self, consistency: Consistency) -> Result<ReadPermit, ReadError> {
         let started = Instant::now();
         let needed = match consistency {
             Consistency::Stale => return Ok(ReadPermit { _gate: () }),

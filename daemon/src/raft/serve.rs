@@ -61,8 +61,8 @@ impl Consensus {
         self.inner.raft.install_full_snapshot(vote, snapshot).await.map_err(|e| e.to_string())
     }
 
-    /// A member's request.
-    pub async fn answer(&self, request: Bytes) -> Bytes {
+    /// A member's request. `from`: its node id, as its connection proved it.
+    pub async fn answer(&self, from: u64, request: Bytes) -> Bytes {
         let answer = match Request::decode(&request) {
             Ok(Request::Propose { command }) => self.propose_for_peer(request.slice_ref(command)).await,
             Ok(Request::ReadIndex { consistency }) => {
@@ -70,6 +70,9 @@ impl Consensus {
                 index.map_or(Answer::NotLeader, Answer::ReadIndex)
             }
             Ok(Request::Transfer { to }) => self.begin_transfer(to).await,
+            Ok(Request::Change { request }) => self.serve_change(request).await,
+            Ok(Request::Greet { info }) => self.greeted(from, info).await,
+            Ok(Request::Report) => self.published_report().map_or(Answer::NotLeader, Answer::Report),
             Err(error) => Answer::Unreadable(error.to_string()),
         };
         Bytes::from(answer.encode())

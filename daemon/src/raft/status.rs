@@ -1,8 +1,10 @@
 //! The cluster as this node sees it, for people and programs.
 
+use super::forward::{Answer, Request};
 use super::propose::millis;
 use super::{Consensus, ReadError};
 use crate::raft_types::NodeInfo;
+use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, ServerState};
 use std::collections::BTreeSet;
@@ -80,6 +82,8 @@ pub struct Status {
     pub voter_sets: Vec<BTreeSet<u64>>,
     /// The membership is committed and no change of it is under way.
     pub settled: bool,
+    /// Log index that set the membership.
+    pub membership_index: u64,
     /// Why this node takes no writes, if so ("disk full: …").
     pub read_only: Option<String>,
 }
@@ -95,6 +99,8 @@ pub struct SnapshotInfo {
 
 /// How often the core is asked again for a snapshot that is waited for.
 const SNAPSHOT_LOOK: Duration = Duration::from_millis(200);
+/// How long the leader may take to answer with its report.
+const REPORT: Duration = Duration::from_secs(2);
 /// A node that is further behind than this is not ready.
 const LAG_MAX: u64 = 1000;
 
@@ -135,6 +141,38 @@ impl Consensus {
         now.membership_config.membership().get_node(&id).map(|info| Peer { id, info: info.clone() })
     }
 
+    /// What this node does.
+    pub fn role(&self) -> Role {
+        Role::of(self.inner.raft.server_metrics().borrow_watched().state)
+    }
+
+    /// As the leader of this term: what others are told when they ask for the report.
+    pub fn publish_report(&self, term: u64, report: Bytes) {
+        *self.inner.report.lock().expect("nothing panics while it holds the lock") = Some((term, report));
+    }
+
+    /// The report of the term this node leads.
+    pub(super) fn published_report(&self) -> Option<Bytes> {
+        let term = self.leading_term()?;
+        let report = self.inner.report.lock().expect("nothing panics while it holds the lock");
+        report.as_ref().filter(|(of, _)| *of == term).map(|(_, report)| report.clone())
+    }
+
+    /// What the leader's autopilot published last; from whichever node is asked. `None`: there is no leader, or it has
+    /// published nothing yet.
+    pub async fn report(&self) -> Option<Bytes> {
+        if let Some(report) = self.published_report() {
+            return Some(report);
+        }
+        let leader = self.claimed_leader()?;
+        let request = Bytes::from(Request::Report.encode());
+        let answer = self.inner.pool.call(leader.id, &leader.info, request, REPORT).await.ok()?;
+        match Answer::decode(&answer) {
+            Ok(Answer::Report(report)) => Some(report),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     /// Everything about the cluster as seen from here.
     pub fn status(&self) -> Status {
         let now = self.inner.raft.metrics().borrow_watched().clone();
@@ -160,6 +198,7 @@ impl Consensus {
         Status {
             settled: voter_sets.len() == 1 && *now.membership_config.log_id() <= now.local_committed,
             voter_sets,
+            membership_index: index(*now.membership_config.log_id()),
             cluster_id: Some(self.inner.identity.cluster_id),
             node: Peer { id: now.id, info: self.inner.info.clone() },
             role: Role::of(now.state),
@@ -181,6 +220,9 @@ impl Consensus {
         let mut reasons = Vec::new();
         if self.inner.stopping.load(std::sync::atomic::Ordering::Relaxed) {
             reasons.push("the node is stopping".to_owned());
+        }
+        if let Some(reason) = &*self.inner.departed.borrow() {
+            reasons.push(reason.clone());
         }
         if !status.members.iter().any(|m| m.peer.id == status.node.id) {
             reasons.push("the node is not a member of the cluster yet".to_owned());

@@ -3,7 +3,7 @@
 use super::leadership::Vote;
 use super::{Consensus, Role};
 use crate::metrics::{PeerLabel, RoleMetric};
-use crate::raft_types::TypeConfig;
+use crate::raft_types::{LogId, TypeConfig};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftMetrics, ReadPolicy, ServerState};
 use std::time::Duration;
@@ -22,15 +22,18 @@ struct Seen {
     term: u64,
     state: Option<ServerState>,
     changes: u64,
+    /// Where the membership was set.
+    membership: Option<Option<LogId>>,
 }
 
 impl Consensus {
     /// Starts the followers of the raft core.
     pub(super) fn track(&self, changed: watch::Sender<u64>) {
-        let (follow, campaign, keep) = (self.clone(), self.clone(), self.clone());
+        let (follow, campaign, keep, touch) = (self.clone(), self.clone(), self.clone(), self.clone());
         self.inner.tasks.spawn(async move { follow.follow(changed).await });
         self.inner.tasks.spawn(async move { campaign.begin_to_campaign().await });
         self.inner.tasks.spawn(async move { keep.housekeep().await });
+        self.inner.tasks.spawn(async move { touch.keep_in_touch().await });
     }
 
     async fn follow(self, changed: watch::Sender<u64>) {
@@ -48,6 +51,11 @@ impl Consensus {
                 return;
             }
             self.note_changes(&now, &mut seen, &changed);
+            if seen.membership != Some(*now.membership_config.log_id()) {
+                // At once: a member that moved is to be found where it is now.
+                seen.membership = Some(*now.membership_config.log_id());
+                self.inner.pool.retain(now.membership_config.membership().nodes().map(|(id, info)| (*id, info)));
+            }
             let more = tokio::select! {
                 () = self.inner.stop.cancelled() => return,
                 // Role, leader, term, membership: at once.
@@ -184,7 +192,7 @@ impl Consensus {
 
     fn gauges(&self, now: &RaftMetrics<TypeConfig>) {
         let (raft, storage) = (&self.inner.metrics.raft, &self.inner.metrics.storage);
-        let index = |id: Option<crate::raft_types::LogId>| id.map_or(0, |id| id.index);
+        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
         let membership = now.membership_config.membership();
         raft.term.set(now.current_term);
         raft.voters.set(wide(membership.voter_ids().count()));
