@@ -3,6 +3,7 @@
 pub mod audit;
 mod bootstrap;
 pub mod ca;
+pub mod discovery;
 pub mod enrol;
 pub mod identity;
 mod join;

@@ -23,13 +23,20 @@ enum Meaning {
 }
 
 #[rustfmt::skip]
-const EARLIER: [(&str, Meaning); 12] = [
+const EARLIER: [(&str, Meaning); 19] = [
     ("KONSUL_RAFT_TLS_ENABLED", Meaning::TlsEnabled),
     ("KONSUL_RAFT_TLS_CERT_FILE", Meaning::Key("tls.cert_file")),
     ("KONSUL_RAFT_TLS_KEY_FILE", Meaning::Key("tls.key_file")),
     ("KONSUL_RAFT_TLS_CA_FILE", Meaning::Key("tls.ca_file")),
     ("KONSUL_RAFT_TLS_MIN_VERSION", Meaning::TlsVersion),
     ("KONSUL_RAFT_TLS_VERIFY_PEER", Meaning::AlwaysOn("a peer that is not verified could be anybody, and would get and change all data")),
+    ("KONSUL_RAFT_DISCOVERY_METHOD", Meaning::Key("discovery.methods")),
+    ("KONSUL_RAFT_DISCOVERY_DNS_DOMAIN", Meaning::Key("discovery.dns_domain")),
+    ("KONSUL_RAFT_DISCOVERY_DNS_PORT", Meaning::Key("discovery.dns_port")),
+    ("KONSUL_RAFT_DISCOVERY_SEEDS", Meaning::Key("discovery.seeds")),
+    ("KONSUL_RAFT_DISCOVERY_AWS_REGION", Meaning::Key("discovery.aws_region")),
+    ("KONSUL_RAFT_DISCOVERY_AWS_TAG_KEY", Meaning::Key("discovery.aws_tag_key")),
+    ("KONSUL_RAFT_DISCOVERY_AWS_TAG_VALUE", Meaning::Key("discovery.aws_tag_value")),
     ("KONSUL_RAFT_SNAPSHOT_RESTORE_ON_STARTUP", Meaning::AlwaysOn("entries before the snapshot are no longer in the log: without it the node would start with less than it acknowledged")),
     ("KONSUL_RAFT_SNAPSHOT_VALIDATION_ENABLED", Meaning::AlwaysOn("a damaged snapshot would silently become the state")),
     ("KONSUL_RAFT_SNAPSHOT_CHECKSUM_ALGORITHM", Meaning::Sha256),

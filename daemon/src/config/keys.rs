@@ -41,13 +41,14 @@ impl Key {
 }
 
 /// Sections in the order of the default configuration, with a line about each.
-pub(super) const SECTIONS: [(&str, &str); 8] = [
+pub(super) const SECTIONS: [(&str, &str); 9] = [
     ("node", "Who this node is."),
     ("storage", "Where its data is."),
     ("raft", "How the cluster agrees."),
     ("peer", "Where the other nodes reach this one."),
     ("tls", "Who may speak between nodes. Needed as soon as there are peers."),
     ("cluster", "The other nodes."),
+    ("discovery", "Where to look for nodes to join. What is found is asked, not trusted."),
     ("http", "Where clients reach this node, and how much they may ask."),
     ("log", "What is logged to stderr."),
 ];
@@ -146,6 +147,30 @@ pub(super) const KEYS: &[Key] = &[
     key("cluster.sealing_key_file", Kind::Path, Preset::None { example: "\"/run/credentials/konsul.service/sealing.key\"" },
         &["The secret under which the voters seal the key of the cluster's own authority, the same on all of them: a line",
           "`konsul-sealing-key-v1` and 64 hex digits. Default: made by the cluster, `secrets/sealing.key` in the data directory."]),
+
+    key("discovery.methods", Kind::Choices(&["dns", "static", "aws"]), Preset::None { example: "[\"dns\"]" },
+        &["Which of the methods are used: \"dns\", \"static\", \"aws\". Default: all that are set below."]),
+    key("discovery.dns_domain", Kind::Domain, Preset::None { example: "\"example.net\"" },
+        &["dns: the SRV records of this domain are looked for, by priority and weight, again when their TTL is over."]),
+    key("discovery.dns_service", Kind::Domain, Preset::Is("\"_konsul._tcp\""),
+        &["dns: what stands in front of the domain."]),
+    key("discovery.dns_port", count(1, 65_535), Preset::None { example: "8300" },
+        &["dns: with this, a domain without SRV records is taken for its addresses (A, AAAA) on this port."]),
+    key("discovery.dns_server", Kind::Server, Preset::None { example: "\"10.0.0.2:53\"" },
+        &["The DNS server for the records and for the names of seeds. Default: those of /etc/resolv.conf."]),
+    key("discovery.seeds", Kind::HostPorts, Preset::Is("[]"),
+        &["static: nodes to ask, as [\"n1.example.net:8300\"]; names are resolved anew each time."]),
+    key("discovery.aws_region", Kind::Label, Preset::None { example: "\"eu-west-1\"" },
+        &["aws: the region of the instances. Default: AWS_REGION, else that of the instance this node runs on.",
+          "Keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, else from the role of the instance."]),
+    key("discovery.aws_tag_key", Kind::Label, Preset::None { example: "\"konsul\"" },
+        &["aws: running EC2 instances with this tag are asked; needs the permission ec2:DescribeInstances."]),
+    key("discovery.aws_tag_value", Kind::Label, Preset::None { example: "\"production\"" },
+        &["aws: what the tag must be. Default: anything."]),
+    key("discovery.aws_port", count(1, 65_535), Preset::Is("8300"),
+        &["aws: where these nodes listen for other nodes."]),
+    key("discovery.aws_endpoint", Kind::Url, Preset::None { example: "\"https://ec2.eu-west-1.amazonaws.com\"" },
+        &["aws: whom to ask, for a private endpoint. Default: that of the region."]),
 
     key("http.listen", Kind::Addresses, Preset::Is("[\"127.0.0.1:8500\"]"),
         &["Where clients connect. There is no access control yet: everybody who reaches it may read and write."]),

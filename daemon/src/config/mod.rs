@@ -17,6 +17,7 @@ mod value;
 pub use args::Args;
 pub use settings::Problem;
 
+use crate::cluster::discovery::{AwsEnvironment, DiscoveryConfig};
 use crate::http::HttpConfig;
 use crate::telemetry::LogConfig;
 use crate::tls::{TlsConfig, TlsVersion};
@@ -39,6 +40,7 @@ pub struct Config {
     pub peer: PeerSection,
     pub tls: TlsSection,
     pub cluster: ClusterSection,
+    pub discovery: DiscoveryConfig,
     pub http: HttpConfig,
     pub log: LogConfig,
 }
@@ -247,6 +249,9 @@ fn resolve(sources: Sources<'_>) -> Result<Config, ConfigError> {
     let (given, mut problems) = sources.file.map_or_else(Default::default, |(path, text)| file::read(path, text));
     problems.extend(settings.put(given));
     problems.sort_by_key(Problem::line);
+    let variable =
+        |name: &str| sources.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let aws = AwsEnvironment::read(variable);
     let environment = env::read(sources.variables);
     problems.extend(environment.problems);
     problems.extend(settings.put(environment.given));
@@ -254,7 +259,10 @@ fn resolve(sources: Sources<'_>) -> Result<Config, ConfigError> {
     problems.extend(of_flags);
     problems.extend(settings.put(given));
     match validate::build(&settings, environment.tls_off.as_ref(), &sources.host_name) {
-        Ok(config) if problems.is_empty() => Ok(config),
+        Ok(mut config) if problems.is_empty() => {
+            config.discovery.aws.iter_mut().for_each(|found| found.environment = aws.clone());
+            Ok(config)
+        }
         Ok(_) => Err(ConfigError::Invalid { problems }),
         Err(more) => {
             problems.extend(more);

@@ -130,6 +130,25 @@ fn a_node_alone_needs_no_tls_and_binds_no_peer_port() {
 }
 
 #[test]
+fn discovery_is_on_as_soon_as_one_of_its_methods_is_set() {
+    assert!(load("").discovery.is_off());
+    assert!(load("[discovery]\ndns_server = \"10.0.0.2\"\n").discovery.is_off());
+    let found = load("[discovery]\ndns_domain = \"example.net\"\nseeds = [\"n1:8300\"]\nmethods = [\"static\"]\n");
+    assert_eq!((found.discovery.dns, found.discovery.seeds), (None, vec!["n1:8300".to_owned()]));
+}
+
+#[test]
+fn aws_discovery_needs_a_konsuld_that_has_it() {
+    let found = run_case("[discovery]\naws_tag_key = \"konsul\"\n");
+    if cfg!(feature = "discovery-aws") {
+        let aws = found.unwrap().discovery.aws.unwrap();
+        assert_eq!((aws.tag_key.as_str(), aws.port, aws.region), ("konsul", 8300, None));
+    } else {
+        assert!(found.unwrap_err().to_string().contains("discovery-aws"));
+    }
+}
+
+#[test]
 fn a_wildcard_is_advertised_by_name() {
     assert_eq!(load("[http]\nlisten = [\"0.0.0.0:8501\"]\n").http.advertise, "http://host-7:8501");
 }

@@ -1,5 +1,7 @@
 //! From settings to a [`Config`]: what single values cannot tell. Goes on after a problem, to find them all.
 
+mod discovery;
+
 use super::settings::{Origin, Problem, Settings};
 use super::value::{Value, human, is_name};
 use super::{
@@ -26,6 +28,7 @@ pub(super) fn build(settings: &Settings, tls_off: Option<&Origin>, host_name: &s
     let tls = check.tls(&peers, tls_off);
     let node = check.node(&peers, host_name);
     let form = check.form(&peers);
+    let discovery = check.discovery();
     let peer = check.peer(&peers, &node, form);
     let storage = check.storage();
     let raft = check.raft();
@@ -35,7 +38,7 @@ pub(super) fn build(settings: &Settings, tls_off: Option<&Origin>, host_name: &s
         let certificate_life = check.duration("cluster.certificate_life");
         let sealing_key_file = check.path("cluster.sealing_key_file");
         let cluster = ClusterSection { peers, form, certificate_life, sealing_key_file };
-        Ok(Config { node, storage, raft, peer, tls, cluster, http, log })
+        Ok(Config { node, storage, raft, peer, tls, cluster, discovery, http, log })
     } else {
         Err(check.problems)
     }

@@ -1,7 +1,7 @@
 //! One value: what the written text means for a key of some kind.
 
 use crate::telemetry::LogFilter;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +37,16 @@ pub(super) enum Kind {
     /// `http://host:port` or `https://…`, without a path.
     Url,
     Choice(&'static [&'static str]),
+    /// Some of these.
+    Choices(&'static [&'static str]),
+    /// A list of `host:port`.
+    HostPorts,
+    /// A DNS server: `ip` or `ip:port`.
+    Server,
+    /// A DNS name.
+    Domain,
+    /// Any printable text, for the names of others.
+    Label,
     /// `true` or `false`.
     Flag,
     /// Log levels.
@@ -49,6 +59,7 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Text(String),
+    Texts(Vec<String>),
     Path(PathBuf),
     Number(u64),
     Flag(bool),
@@ -89,6 +100,11 @@ impl Kind {
             Kind::HostPort => "host:port, like \"n1.example.net:8300\"".into(),
             Kind::Url => "a URL without a path, like \"http://n1.example.net:8500\"".into(),
             Kind::Choice(choices) => format!("one of {}", choices.join(", ")),
+            Kind::Choices(choices) => format!("a list of some of {}", choices.join(", ")),
+            Kind::HostPorts => "a list of host:port, like [\"n1.example.net:8300\"]".into(),
+            Kind::Server => "the address of a DNS server, like \"10.0.0.2\" or \"10.0.0.2:53\"".into(),
+            Kind::Domain => "a DNS name, like \"example.net\"".into(),
+            Kind::Label => "a text of at most 256 printable characters".into(),
             Kind::Flag => "true or false".into(),
             Kind::Filter => "a log level: off, error, warn, info, debug, trace, or `part=level`".into(),
             Kind::Timing => "\"lan\", \"wan\" or { heartbeat_ms, election_ms_min, election_ms_max }".into(),
@@ -114,6 +130,13 @@ impl Kind {
             (Kind::Choice(choices), Raw::Text(text)) if choices.contains(&text.as_str()) => {
                 Some(Value::Text(text.clone()))
             }
+            (Kind::Choices(choices), Raw::List(items)) => {
+                return texts(items, self, |text| choices.contains(&text));
+            }
+            (Kind::HostPorts, Raw::List(items)) => return texts(items, self, is_host_port),
+            (Kind::Server, Raw::Text(text)) => server(text).map(|address| Value::Addresses(vec![address])),
+            (Kind::Domain, Raw::Text(text)) if is_domain(text) => Some(Value::Text(text.clone())),
+            (Kind::Label, Raw::Text(text)) if is_label(text) => Some(Value::Text(text.clone())),
             (Kind::Flag, Raw::Flag(flag)) => Some(Value::Flag(*flag)),
             (Kind::Filter, Raw::Text(text)) => text.parse().ok().map(Value::Filter),
             (Kind::Timing, raw) => return timing(raw).map(Value::Timing),
@@ -130,10 +153,12 @@ impl Kind {
     /// What a variable or a flag says: TOML for what is a list or a table in the file, with shorter forms.
     pub(super) fn raw_of_text(self, text: &str) -> Result<Raw, BadValue> {
         match self {
-            Kind::Addresses | Kind::Peers | Kind::Timing if text.starts_with(['[', '{']) => {
+            Kind::Addresses | Kind::Peers | Kind::Timing | Kind::Choices(_) | Kind::HostPorts
+                if text.starts_with(['[', '{']) =>
+            {
                 super::raw::value(text).map_err(BadValue::new)
             }
-            Kind::Addresses | Kind::Peers => {
+            Kind::Addresses | Kind::Peers | Kind::Choices(_) | Kind::HostPorts => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Ok(Raw::List(items.map(|item| Node { line: 1, raw: Raw::Text(item.into()) }).collect()))
             }
@@ -144,7 +169,9 @@ impl Kind {
             Kind::Name | Kind::Path | Kind::Duration { .. } | Kind::Address | Kind::HostPort | Kind::Url => {
                 Ok(Raw::Text(text.into()))
             }
-            Kind::Choice(_) | Kind::Filter | Kind::Timing => Ok(Raw::Text(text.into())),
+            Kind::Choice(_) | Kind::Server | Kind::Domain | Kind::Label | Kind::Filter | Kind::Timing => {
+                Ok(Raw::Text(text.into()))
+            }
         }
     }
 }
@@ -167,6 +194,27 @@ fn is_host_port(text: &str) -> bool {
         None => !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')),
     };
     host_fits && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+/// Labels of letters, digits, `-` and `_`, as service names have it.
+fn is_domain(text: &str) -> bool {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let fits = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(fits)
+}
+
+fn is_label(text: &str) -> bool {
+    (1..=256).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
+
+fn server(text: &str) -> Option<SocketAddr> {
+    let with_port = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    with_port.or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53)))
 }
 
 fn is_url(text: &str) -> bool {
@@ -220,6 +268,14 @@ fn addresses(items: &[Node]) -> Result<Value, BadValue> {
         other => Err(BadValue::on(node.line, format!("holds {}, expected \"ip:port\"", other.describe()))),
     };
     items.iter().map(read).collect::<Result<_, _>>().map(Value::Addresses)
+}
+
+fn texts(items: &[Node], kind: Kind, fits: impl Fn(&str) -> bool) -> Result<Value, BadValue> {
+    let read = |node: &Node| match &node.raw {
+        Raw::Text(text) if fits(text) => Ok(text.clone()),
+        other => Err(BadValue::on(node.line, format!("holds {}, expected {}", other.describe(), kind.expected()))),
+    };
+    items.iter().map(read).collect::<Result<_, _>>().map(Value::Texts)
 }
 
 fn timing(raw: &Raw) -> Result<Timing, BadValue> {

@@ -6,6 +6,7 @@
 
 mod autopilot;
 mod cluster;
+mod discovery;
 mod http;
 mod peer;
 mod process;
@@ -14,6 +15,7 @@ mod storage;
 
 pub use autopilot::{AutopilotMetrics, Removed};
 pub use cluster::{ClusterMetrics, JoinMetric};
+pub use discovery::{DiscoveryMethodLabel, DiscoveryMetrics};
 pub use http::{Endpoint, HttpMetrics, Request};
 pub use peer::{Counted, PeerMetrics, PurposeLabel};
 pub use raft::{Applied, PeerLabel, ProposalFailure, RaftMetrics, RoleMetric};
@@ -51,6 +53,7 @@ pub struct Metrics {
     registry: Arc<Registry>,
     pub autopilot: AutopilotMetrics,
     pub cluster: ClusterMetrics,
+    pub discovery: DiscoveryMetrics,
     pub http: HttpMetrics,
     pub peer: PeerMetrics,
     pub raft: RaftMetrics,
@@ -68,10 +71,16 @@ impl Metrics {
         registry.register_collector(Box::new(process::Process));
         let konsul = registry.sub_registry_with_prefix("konsul");
         register_build_info(konsul);
-        let (cluster, http) = (ClusterMetrics::new(konsul), HttpMetrics::new(konsul));
-        let (peer, raft, storage) = (PeerMetrics::new(konsul), RaftMetrics::new(konsul), StorageMetrics::new(konsul));
-        let autopilot = AutopilotMetrics::new(konsul);
-        Metrics { registry: Arc::new(registry), autopilot, cluster, http, peer, raft, storage }
+        Metrics {
+            autopilot: AutopilotMetrics::new(konsul),
+            cluster: ClusterMetrics::new(konsul),
+            discovery: DiscoveryMetrics::new(konsul),
+            http: HttpMetrics::new(konsul),
+            peer: PeerMetrics::new(konsul),
+            raft: RaftMetrics::new(konsul),
+            storage: StorageMetrics::new(konsul),
+            registry: Arc::new(registry),
+        }
     }
 
     /// The exposition text (OpenMetrics 1.0).

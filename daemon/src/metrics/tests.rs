@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The catalogue: dashboards and alerts quote these names.
-const NAMES: [&str; 55] = [
+const NAMES: &[&str] = &[
     "konsul_audit_lost counter",
     "konsul_audit_suppressed counter",
     "konsul_autopilot_failure_tolerance gauge",
@@ -14,6 +14,9 @@ const NAMES: [&str; 55] = [
     "konsul_autopilot_removed counter",
     "konsul_build_info gauge",
     "konsul_blocking_queries gauge",
+    "konsul_discovery_contact_points gauge",
+    "konsul_discovery_failures counter",
+    "konsul_discovery_rounds counter",
     "konsul_http_request_seconds histogram",
     "konsul_http_requests counter",
     "konsul_join_attempts counter",
@@ -32,6 +35,7 @@ const NAMES: [&str; 55] = [
     "konsul_raft_commit_index gauge",
     "konsul_raft_commit_latency_ms histogram",
     "konsul_raft_fsm_pending gauge",
+    "konsul_raft_group_commands histogram",
     "konsul_raft_has_quorum gauge",
     "konsul_raft_inflight_bytes gauge",
     "konsul_raft_is_leader gauge",
