@@ -79,6 +79,8 @@ pub(crate) enum Command {
     /// Look at the cluster and steer it
     #[command(subcommand)]
     Cluster(cmd::cluster::Cluster),
+    /// Show who did what to the cluster, from where, and what came of it
+    Audit(cmd::audit::Audit),
     /// Save, restore and inspect backups
     #[command(subcommand)]
     Snapshot(cmd::snapshot::Snapshot),

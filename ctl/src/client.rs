@@ -152,6 +152,10 @@ impl Ask {
         Self { method: Method::PUT, path, payload, extra: Duration::ZERO }
     }
 
+    pub(crate) fn post(path: Path, payload: Payload) -> Self {
+        Self { method: Method::POST, ..Self::put(path, payload) }
+    }
+
     pub(crate) fn delete(path: Path) -> Self {
         Self { method: Method::DELETE, path, payload: Payload::Nothing, extra: Duration::ZERO }
     }

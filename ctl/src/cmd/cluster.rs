@@ -1,5 +1,6 @@
 //! `konsulctl cluster`: what Consul's API does not tell.
 
+use super::token;
 use crate::{
     Context,
     client::{Ask, Payload},
@@ -44,6 +45,12 @@ pub(crate) enum Cluster {
         #[arg(long, value_name = "N")]
         index: Option<u64>,
     },
+    /// Make a token with which nodes join
+    GenerateToken(token::Generate),
+    /// List the tokens, without their secrets
+    Tokens,
+    /// Revoke a token: nobody joins with it any more
+    RevokeToken(token::Revoke),
 }
 
 pub(crate) async fn run(cluster: Cluster, context: &Context) -> anyhow::Result<Exit> {
@@ -54,6 +61,9 @@ pub(crate) async fn run(cluster: Cluster, context: &Context) -> anyhow::Result<E
         Cluster::Snapshot => snapshot(context).await,
         Cluster::TransferLeadership { to } => transfer(to, context).await,
         Cluster::Digest { index } => digest(index, context).await,
+        Cluster::GenerateToken(args) => token::generate(&args, context).await,
+        Cluster::Tokens => token::list(context).await,
+        Cluster::RevokeToken(args) => token::revoke(&args, context).await,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The commands: one file a noun.
 
+pub(crate) mod audit;
 pub(crate) mod bench;
 pub(crate) mod cluster;
 pub(crate) mod coverage;
@@ -9,6 +10,7 @@ pub(crate) mod leaderless;
 pub(crate) mod node;
 pub(crate) mod snapshot;
 pub(crate) mod tls;
+pub(crate) mod token;
 pub(crate) mod txn;
 
 use crate::{Context, args::Command, exit::Exit};
@@ -20,6 +22,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<E
         Command::Txn(txn) => txn::run(&txn, context).await,
         Command::Batch(batch) => txn::run_batch(&batch, context).await,
         Command::Cluster(cluster) => cluster::run(cluster, context).await,
+        Command::Audit(audit) => audit::run(&audit, context).await,
         Command::Snapshot(snapshot) => snapshot::run(snapshot, context).await,
         Command::Health(health) => node::run_health(&health, context).await,
         Command::Metrics => node::run_metrics(context).await,

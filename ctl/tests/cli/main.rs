@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests spawn and write as they like")]
 
+mod audit;
 mod bench;
 mod run;
 mod server;

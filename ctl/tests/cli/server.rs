@@ -5,8 +5,10 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use konsul_api::{
+    audit::AuditRow,
     batch::{BatchAnswer, BatchOp, BatchRequest},
     cluster::{ClusterStatus, Leader, Member, NodeStatus, Role},
+    join_token::{JoinTokenAnswer, JoinTokenRequest},
     kv::KvEntry,
     txn::{TxnAnswer, TxnError, TxnOp, TxnResult},
 };
@@ -34,6 +36,8 @@ pub(crate) struct State {
     pub(crate) writes_left: Option<u64>,
     /// Bytes of `GET /v1/snapshot`, and what `PUT` brought.
     pub(crate) snapshot: Vec<u8>,
+    /// What the audit holds.
+    pub(crate) audit: Vec<AuditRow>,
     /// Ends a recursive answer in the middle.
     pub(crate) cuts_answers: bool,
 }
@@ -92,6 +96,14 @@ impl Server {
 }
 
 impl State {
+    pub(crate) fn tell(&mut self, event: &str, who: &str, outcome: &str) {
+        let (event, who, outcome) = (event.to_owned(), who.to_owned(), outcome.to_owned());
+        let n = self.audit.len() + 1;
+        let (id, time) = (format!("{n}.0"), format!("2026-01-01T00:00:0{n}.000Z"));
+        let (from, what) = ("10.0.0.9:555".to_owned(), "token abcdefg2".to_owned());
+        self.audit.push(AuditRow { id, time, event, who, from, what, outcome });
+    }
+
     fn set(&mut self, key: &str, value: Vec<u8>, flags: u64) {
         self.index += 1;
         let create_index = self.entries.get(key).map_or(self.index, |e| e.create_index);
@@ -149,6 +161,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Answe
     if let Some(key) = path.strip_prefix("/v1/kv/") {
         let key = percent_encoding::percent_decode_str(key).decode_utf8().expect("utf-8").into_owned();
         return Ok(kv(&method, &key, &query, body, &shared).await);
+    }
+    if path == "/v1/cluster/audit" {
+        return Ok(json(200, &audit(&query, &shared)));
     }
     Ok(other(&method, &path, &body, &shared))
 }
@@ -264,6 +279,12 @@ fn other(method: &Method, path: &str, body: &[u8], shared: &Shared) -> Answer {
             json(200, &serde_json::json!({"index": 7, "term": 2, "bytes": 99, "sha256": "ab12"}))
         }
         ("PUT", "/v1/cluster/transfer-leadership") => transfer(body, shared.address),
+        ("POST", "/v1/cluster/join-token") => json(200, &made_token(body)),
+        ("GET", "/v1/cluster/join-token") => json(200, &tokens()),
+        ("DELETE", "/v1/cluster/join-token/abcdefg2") => json(200, &serde_json::json!({"id": "abcdefg2"})),
+        ("DELETE", path) if path.starts_with("/v1/cluster/join-token/") => {
+            json(404, &serde_json::json!({"error": "there is no such token"}))
+        }
         ("GET", "/v1/agent/self") => json(
             200,
             &serde_json::json!({"Config": {"Datacenter": "dc1", "NodeName": "n1", "NodeID": "1b4e28ba", "Revision": "",
@@ -324,6 +345,40 @@ fn batch(state: &mut State, body: &[u8]) -> Answer {
         });
     }
     json(200, &BatchAnswer { applied: true, index: state.index, results })
+}
+
+fn audit(query: &str, shared: &Shared) -> Vec<AuditRow> {
+    let state = shared.state.lock().expect("lock");
+    let limit: usize = param(query, "limit").expect("limit").parse().expect("number");
+    match param(query, "after") {
+        Some(after) => {
+            let seen = state.audit.iter().position(|row| row.id == after).map_or(0, |at| at + 1);
+            state.audit[seen..].iter().take(limit).cloned().collect()
+        }
+        None => state.audit[state.audit.len().saturating_sub(limit)..].to_vec(),
+    }
+}
+
+/// What was asked for, with the defaults of the API.
+fn made_token(body: &[u8]) -> JoinTokenAnswer {
+    let request: JoinTokenRequest = serde_json::from_slice(body).expect("request");
+    let expires_at = format!("in {}", request.ttl.as_deref().unwrap_or("1h"));
+    let (role, uses) = (request.role.unwrap_or_default(), request.uses.unwrap_or(1));
+    JoinTokenAnswer { token: "konsul-join-v1.secret".to_owned(), id: "abcdefg2".to_owned(), role, uses, expires_at }
+}
+
+fn tokens() -> serde_json::Value {
+    let used = serde_json::json!([{"name": "n4", "from": "10.0.0.4:999", "at": "2026-01-01T00:10:00.000Z"}]);
+    let token = |id: &str, state: &str, uses: u32, used_by: &serde_json::Value| {
+        serde_json::json!({"id": id, "state": state, "role": "voter", "uses": uses, "used_by": used_by,
+            "created_at": "2026-01-01T00:00:00.000Z", "created_from": "10.0.0.9:555",
+            "expires_at": "2026-01-01T01:00:00.000Z"})
+    };
+    serde_json::json!([
+        token("abcdefg2", "valid", 3, &used),
+        token("bbbbbbbb", "used_up", 1, &used),
+        token("cccccccc", "revoked", 1, &serde_json::json!([])),
+    ])
 }
 
 fn leader(address: SocketAddr) -> Leader {

@@ -60,6 +60,25 @@ fn the_cluster_is_shown_as_in_the_golden_session() {
 }
 
 #[test]
+fn tokens_and_the_audit_are_shown_as_in_the_golden_session() {
+    let server = Server::start();
+    server.with(|s| {
+        s.tell("token.create", "http client", "ok");
+        s.tell("join", "", "refused: bad_proof");
+        s.tell("join", "n4\x1b[31m", "ok");
+    });
+    play("tokens", &server);
+}
+
+#[test]
+fn an_audit_of_nothing_is_said_to_be_one() {
+    let (server, dir) = (Server::start(), tempfile::tempdir().expect("directory"));
+    let output = run(&server, dir.path(), &["audit"]);
+    assert_code(&output, 0);
+    assert_eq!(stdout(&output), "nothing has happened yet\n");
+}
+
+#[test]
 fn a_cluster_without_a_leader_is_explained_as_in_the_golden_session() {
     let server = Server::start();
     server.with(|s| {

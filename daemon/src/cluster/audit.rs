@@ -381,6 +381,46 @@ mod tests {
         assert_eq!((told.from, told.outcome), ("10.0.0.9:1", "refused: bad_proof"));
     }
 
+    /// What log searches and alerts are built on.
+    #[test]
+    fn events_are_logged_with_stable_fields() {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let written = Arc::clone(&lines);
+        let writer = move || Lines(Arc::clone(&written));
+        let json = tracing_subscriber::fmt().json().without_time().with_writer(writer).finish();
+        tracing::subscriber::with_default(json, || {
+            let (audit, _) = audit();
+            audit.granted("10.0.0.1:1", "n4", TokenId::parse("abcdefg2"), 9);
+            audit.refused("10.0.0.9:1", "n5", None, Refusal::Token(TokenRefusal::Expired));
+        });
+        let lines = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+        let told: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let expected = [
+            ("INFO", "n4", "10.0.0.1:1", "node 9 token abcdefg2", "ok"),
+            ("WARN", "n5", "10.0.0.9:1", "", "refused: expired"),
+        ];
+        assert_eq!(told.len(), expected.len(), "{lines}");
+        for (told, (level, who, from, what, outcome)) in told.iter().zip(expected) {
+            let fields = serde_json::json!({
+                "message": "audit", "event": "join", "who": who, "from": from, "what": what, "outcome": outcome,
+            });
+            assert_eq!((&told["level"], &told["fields"]), (&level.into(), &fields));
+        }
+    }
+
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[test]
     fn what_was_left_out_is_summed_up_when_rows_are_free_again() {
         let (audit, _) = audit();

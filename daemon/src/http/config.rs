@@ -1,5 +1,7 @@
 //! What can be configured of the HTTP API, and what it needs from the rest of the node.
 
+use crate::clock::Clock;
+use crate::cluster::audit::Audit;
 use crate::metrics::Metrics;
 use crate::raft::{Consensus, Consistency};
 use std::net::SocketAddr;
@@ -82,6 +84,10 @@ impl HttpConfig {
 pub struct Deps {
     /// The replicated state.
     pub consensus: Consensus,
+    /// Where events are reported.
+    pub audit: Audit,
+    /// For what people read.
+    pub clock: Clock,
     /// Where requests are counted.
     pub metrics: Metrics,
     /// Section `http` of the configuration.

@@ -11,6 +11,7 @@ use super::upload::Limit;
 use crate::raft::{Contact, ReadPermit};
 use hyper::header::{HeaderMap, LOCATION};
 use hyper::{Response, Uri};
+use std::net::SocketAddr;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +27,8 @@ pub(super) struct Context {
 
 /// One request, without its body.
 pub(super) struct Ask<'r> {
+    /// Who asks.
+    pub(super) client: &'r SocketAddr,
     pub(super) uri: &'r Uri,
     pub(super) headers: &'r HeaderMap,
     /// What stands behind the route's prefix, decoded.

@@ -52,6 +52,8 @@ pub(super) enum ApiError {
     #[error("{text}")]
     Conflict { text: String },
     #[error("{text}")]
+    Absent { text: String },
+    #[error("{text}")]
     NotInTime { text: String },
     #[error("read the request body")]
     Body {
@@ -132,7 +134,7 @@ impl ApiError {
 
     fn status(&self) -> StatusCode {
         match self {
-            ApiError::UnknownPath => StatusCode::NOT_FOUND,
+            ApiError::UnknownPath | ApiError::Absent { .. } => StatusCode::NOT_FOUND,
             ApiError::BadPath | ApiError::BadRequest { .. } | ApiError::Body { .. } => StatusCode::BAD_REQUEST,
             ApiError::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::BadQuery | ApiError::Refused { .. } => StatusCode::INTERNAL_SERVER_ERROR,

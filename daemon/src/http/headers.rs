@@ -35,6 +35,7 @@ pub(super) mod value {
     pub(in crate::http) const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox");
     pub(in crate::http) const TRUE: HeaderValue = HeaderValue::from_static("true");
     pub(in crate::http) const FALSE: HeaderValue = HeaderValue::from_static("false");
+    pub(in crate::http) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
     pub(in crate::http) const ZERO: HeaderValue = HeaderValue::from_static("0");
 }
 

@@ -170,6 +170,7 @@ mod tests {
     #[test]
     fn the_shape_is_what_the_query_says() {
         let (uri, headers) = (Uri::default(), HeaderMap::new());
+        let client = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
         let keys = |separator: &str| Shape::Keys { separator: separator.as_bytes().into() };
         let table = [
             ("", Shape::Entry),
@@ -181,7 +182,8 @@ mod tests {
         ];
         for (raw, expected) in table {
             let query = Query::parse(Some(raw)).unwrap();
-            assert_eq!(shape(&Ask { uri: &uri, headers: &headers, rest: b"", query }), expected, "{raw}");
+            let ask = Ask { client: &client, uri: &uri, headers: &headers, rest: b"", query };
+            assert_eq!(shape(&ask), expected, "{raw}");
         }
     }
 

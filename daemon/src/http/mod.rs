@@ -16,6 +16,7 @@ mod error;
 mod gojson;
 mod headers;
 mod health;
+mod join_token;
 mod json;
 mod kv;
 mod metrics;
@@ -149,10 +150,10 @@ async fn serve_connection(server: Arc<Server>, stream: TcpStream, client: Socket
     let clock = HeadClock::new();
     let io = TokioIo::new(Timed { stream, clock: clock.clone() });
     let service = service_fn(|request| {
-        let (server, clock) = (&server, &clock);
+        let (server, clock, client) = (&server, &clock, &client);
         async move {
             let _answering = clock.answering();
-            Ok::<_, Infallible>(service::answer(&server.context, &server.metrics, request).await)
+            Ok::<_, Infallible>(service::answer(&server.context, &server.metrics, client, request).await)
         }
     });
     let connection = server.http1.serve_connection(io, service);

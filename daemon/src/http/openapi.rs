@@ -56,10 +56,13 @@ fn operation(route: &Route) -> Value {
 
 fn parameters(route: &Route) -> Vec<Value> {
     let mut parameters = Vec::new();
-    if let Pattern::Key(_) = route.pattern {
+    if let Pattern::Key(prefix) = route.pattern {
+        let (name, about) = match prefix {
+            "/v1/kv/" => ("key", "A key of up to 1024 bytes, or a prefix; it may hold slashes."),
+            _ => ("id", "The id of one of them."),
+        };
         parameters.push(json!({
-            "name": "key", "in": "path", "required": true, "schema": { "type": "string" },
-            "description": "A key of up to 1024 bytes, or a prefix; it may hold slashes.",
+            "name": name, "in": "path", "required": true, "schema": { "type": "string" }, "description": about,
         }));
     }
     let implied: &[(&str, &str)] = match route.reads {

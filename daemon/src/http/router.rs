@@ -64,6 +64,10 @@ pub(super) enum Handler {
     ClusterDigest,
     ClusterSnapshot,
     ClusterTransfer,
+    JoinTokenCreate,
+    JoinTokenList,
+    JoinTokenRevoke,
+    Audit,
     Live,
     Ready,
     Metrics,
@@ -143,6 +147,8 @@ const RECURSE_DELETE: Param = param("recurse", "Delete every key that starts wit
 const KEYS: Param = param("keys", "Only the keys that start with the path.");
 const SEPARATOR: Param = param("separator", "Cut each key after the first of these behind the prefix.");
 const RAW: Param = param("raw", "The value as it is, not JSON.");
+const LIMIT: Param = param("limit", "How many rows at most: the newest, or those after `after`; 100 unless given.");
+const AFTER: Param = param("after", "Only the rows behind the one with this id.");
 const REDIRECT: Param = param("leader_redirect", "1: answer 307 with the leader's URL instead of forwarding.");
 
 /// Every route, those that are asked for most first.
@@ -205,6 +211,22 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
     cluster(Method::Post, CLUSTER_SNAPSHOT, Handler::ClusterSnapshot, CLUSTER_SNAPSHOT_SUMMARY),
     cluster(Method::Put, TRANSFER, Handler::ClusterTransfer, TRANSFER_SUMMARY),
     cluster(Method::Post, TRANSFER, Handler::ClusterTransfer, TRANSFER_SUMMARY),
+    cluster_write(Method::Post, Pattern::Exact(JOIN_TOKEN), Handler::JoinTokenCreate, "Make a join token"),
+    Route {
+        reads: Reads::Consistency,
+        ..cluster(Method::Get, JOIN_TOKEN, Handler::JoinTokenList, "Every join token, without its secret")
+    },
+    cluster_write(
+        Method::Delete,
+        Pattern::Key("/v1/cluster/join-token/"),
+        Handler::JoinTokenRevoke,
+        "Revoke a join token",
+    ),
+    Route {
+        reads: Reads::Consistency,
+        params: &[LIMIT, AFTER, PRETTY],
+        ..cluster(Method::Get, "/v1/cluster/audit", Handler::Audit, "Who did what to the cluster, oldest first")
+    },
     ours(read(Pattern::Exact("/health/live"), Handler::Live, Reads::Nothing, "Whether this process serves")),
     ours(read(
         Pattern::Exact("/health/ready"),
@@ -217,13 +239,14 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
     read(Pattern::Exact("/"), Handler::Root, Reads::Nothing, "A greeting"),
 ];
 
-const ROUTE_COUNT: usize = 24;
+const ROUTE_COUNT: usize = 28;
 const BATCH: &str = "/v1/batch";
 const BATCH_SUMMARY: &str = "Many key/value writes in one log entry";
 const SNAPSHOT: &str = "/v1/snapshot";
 const CLUSTER_SNAPSHOT: &str = "/v1/cluster/snapshot";
 const CLUSTER_SNAPSHOT_SUMMARY: &str =
     "Build a snapshot of this node's state for itself, so that its log can be purged";
+const JOIN_TOKEN: &str = "/v1/cluster/join-token";
 const TRANSFER: &str = "/v1/cluster/transfer-leadership";
 const TRANSFER_SUMMARY: &str = "Move the leadership to a named node, or to the best one";
 
@@ -258,6 +281,11 @@ const fn cluster(method: Method, path: &'static str, handler: Handler, summary: 
     Route { method, acl, params: &[PRETTY], errors: Errors::Json, ..route }
 }
 
+/// A write of the cluster's own records.
+const fn cluster_write(method: Method, pattern: Pattern, handler: Handler, summary: &'static str) -> Route {
+    Route { acl: Acl::OperatorWrite, params: &[PRETTY, REDIRECT], ..ours(write(method, pattern, handler, summary)) }
+}
+
 impl Method {
     /// As it goes over the wire.
     pub const fn name(self) -> &'static str {
@@ -274,14 +302,18 @@ impl Pattern {
     /// What of `path` is behind the pattern, if it matches. `/cluster/…` is another name of `/v1/cluster/…`.
     fn rest<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
         match self {
-            Pattern::Key(prefix) => path.strip_prefix(prefix.as_bytes()),
-            Pattern::Exact(exact) => {
-                let exact = exact.as_bytes();
-                let unversioned = || exact.starts_with(b"/v1/cluster/") && exact[b"/v1".len()..] == *path;
-                (exact == path || unversioned()).then_some(b"")
+            Pattern::Key(prefix) => {
+                let other = || path.strip_prefix(unversioned(prefix)?);
+                path.strip_prefix(prefix.as_bytes()).or_else(other)
             }
+            Pattern::Exact(exact) => (exact.as_bytes() == path || unversioned(exact) == Some(path)).then_some(b""),
         }
     }
+}
+
+/// The other name of a path of the cluster.
+fn unversioned(path: &str) -> Option<&[u8]> {
+    path.starts_with("/v1/cluster/").then(|| &path.as_bytes()["/v1".len()..])
 }
 
 impl Route {
@@ -290,6 +322,7 @@ impl Route {
         match self.pattern {
             Pattern::Exact(path) => path,
             Pattern::Key("/v1/kv/") => "/v1/kv/{key}",
+            Pattern::Key("/v1/cluster/join-token/") => "/v1/cluster/join-token/{id}",
             Pattern::Key(prefix) => prefix,
         }
     }
@@ -349,7 +382,7 @@ mod tests {
 
     /// A path that the pattern matches.
     fn example(route: &Route) -> String {
-        route.template().replace("{key}", "some/key")
+        route.template().replace("{key}", "some/key").replace("{id}", "abcdefg2")
     }
 
     #[test]
@@ -407,6 +440,10 @@ mod tests {
         for path in ["/v1/cluster/status", "/cluster/status"] {
             let Found::Route { at, .. } = found("GET", path) else { panic!("{path} is not found") };
             assert_eq!(ROUTES[at].handler, Handler::ClusterStatus);
+        }
+        for path in ["/v1/cluster/join-token/abcdefg2", "/cluster/join-token/abcdefg2"] {
+            let Found::Route { at, rest: b"abcdefg2" } = found("DELETE", path) else { panic!("{path} is not found") };
+            assert_eq!(ROUTES[at].handler, Handler::JoinTokenRevoke);
         }
         assert_eq!(found("GET", "/txn"), Found::Unknown);
     }

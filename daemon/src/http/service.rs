@@ -7,13 +7,16 @@ use super::headers::{self, value};
 use super::metrics::RouteMetrics;
 use super::query::Query;
 use super::router::{self, Errors, Found, Handler, ROUTES, Writes};
-use super::{agent, batch, cluster, health, kv, metrics, openapi, path, snapshot, status as consul_status, txn};
+use super::{
+    agent, batch, cluster, health, join_token, kv, metrics, openapi, path, snapshot, status as consul_status, txn,
+};
 use flate2::{Compression, write::GzEncoder};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, LOCATION, VARY};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 /// Below this, compressing costs more than it saves.
@@ -23,16 +26,26 @@ const GZIP_BYTES_MIN: usize = 1024;
 const GREETING: &[u8] = b"Consul Agent";
 
 /// Answers one request, whatever it is.
-pub(super) async fn answer(context: &Context, metrics: &RouteMetrics, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(
+    context: &Context,
+    metrics: &RouteMetrics,
+    client: &SocketAddr,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
-    let (route, response) = route(context, &parts, body).await;
+    let (route, response) = route(context, client, &parts, body).await;
     metrics.count(route, response.status().as_u16(), begun.elapsed());
     response
 }
 
 /// The answer, and the place of its route in the table.
-async fn route(context: &Context, parts: &Parts, body: Incoming) -> (Option<usize>, Response<Body>) {
+async fn route(
+    context: &Context,
+    client: &SocketAddr,
+    parts: &Parts,
+    body: Incoming,
+) -> (Option<usize>, Response<Body>) {
     let Some(decoded) = path::unescape(parts.uri.path().as_bytes(), false) else {
         return (None, ApiError::BadPath.respond(false));
     };
@@ -50,7 +63,7 @@ async fn route(context: &Context, parts: &Parts, body: Incoming) -> (Option<usiz
         return (None, ApiError::UnknownPath.respond(false));
     }
     let (at, mut response) = match Query::parse(parts.uri.query()) {
-        Ok(query) => respond(context, parts, query, found, body).await,
+        Ok(query) => respond(context, client, parts, query, found, body).await,
         Err(error) => (None, error.respond(false)),
     };
     response.headers_mut().insert(VARY, value::ACCEPT_ENCODING);
@@ -60,6 +73,7 @@ async fn route(context: &Context, parts: &Parts, body: Incoming) -> (Option<usiz
 
 async fn respond(
     context: &Context,
+    client: &SocketAddr,
     parts: &Parts,
     query: Query<'_>,
     found: Found<'_>,
@@ -68,7 +82,7 @@ async fn respond(
     match found {
         Found::Route { at, rest } => {
             let route = &ROUTES[at];
-            let ask = Ask { uri: &parts.uri, headers: &parts.headers, rest, query };
+            let ask = Ask { client, uri: &parts.uri, headers: &parts.headers, rest, query };
             let elsewhere = if route.writes == Writes::Yes { context.send_elsewhere(&ask) } else { Ok(None) };
             let answered = match elsewhere {
                 Ok(None) => dispatch(context, route.handler, &ask, body).await,
@@ -116,6 +130,10 @@ async fn dispatch(
         Handler::ClusterDigest => Box::pin(cluster::digest(context, ask)).await,
         Handler::ClusterSnapshot => Box::pin(cluster::snapshot(context, ask)).await,
         Handler::ClusterTransfer => Box::pin(cluster::transfer(context, ask, body)).await,
+        Handler::JoinTokenCreate => Box::pin(join_token::create(context, ask, body)).await,
+        Handler::JoinTokenList => Box::pin(join_token::list(context, ask)).await,
+        Handler::JoinTokenRevoke => Box::pin(join_token::revoke(context, ask)).await,
+        Handler::Audit => Box::pin(join_token::audit(context, ask)).await,
         Handler::Live => Ok(health::live(ask)),
         Handler::Ready => Ok(health::ready(context, ask)),
         Handler::Metrics => Ok(metrics::expose(context)),

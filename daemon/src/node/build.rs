@@ -1,6 +1,7 @@
 //! From the configuration to what each part is built from.
 
 use crate::clock::Clock;
+use crate::cluster::audit::Audit;
 use crate::cluster::{Former, Seat};
 use crate::config::{Config, Form, TlsMode};
 use crate::http::Deps;
@@ -99,8 +100,10 @@ pub(super) fn duties(config: &Config, consensus: &Consensus, metrics: &Metrics, 
     LeaderDeps { consensus: consensus.clone(), metrics: metrics.clone(), clock, seats }
 }
 
-pub(super) fn http(config: &Config, consensus: &Consensus, metrics: Metrics) -> Deps {
+pub(super) fn http(config: &Config, consensus: &Consensus, audit: Audit, clock: Clock, metrics: Metrics) -> Deps {
     Deps {
+        audit,
+        clock,
         consensus: consensus.clone(),
         metrics,
         config: config.http.clone(),

@@ -4,6 +4,7 @@ mod build;
 mod handler;
 
 use crate::clock::Clock;
+use crate::cluster::audit::Audit;
 use crate::cluster::{self, Promise};
 use crate::config::Config;
 use crate::http;
@@ -171,7 +172,10 @@ impl Node {
         check_snapshots(&tasks, &consensus, &self.metrics);
 
         let stop_http = CancellationToken::new();
-        let deps = build::http(&self.config, &consensus, self.metrics);
+        let audit = Audit::new(self.clock, self.metrics.cluster.clone());
+        // Stops with HTTP: what is left is written while peers can still be reached.
+        tasks.spawn(audit.clone().run(consensus.clone(), stop_http.clone()));
+        let deps = build::http(&self.config, &consensus, audit, self.clock, self.metrics);
         let http = http_runtime.spawn(http::serve(listeners, deps, stop_http.clone()));
         tracing::info!(node = consensus.identity().node_id, name = %self.config.node.name, "serving");
         Ok(Running { consensus, pool, tasks, http, stop_http, stop_peers })

@@ -78,9 +78,11 @@ pub(crate) fn apply(w: &mut Writes<'_>, index: Index, events: &[AuditEvent<'_>])
     Ok(Outcome::None)
 }
 
-/// Appends the rows of the command at `index`, and drops the oldest beyond the bound.
+/// Appends the rows of the command at `index`, and drops the oldest beyond the bound. Commands of a group share an index,
+/// and their rows its numbers: of the bytes an entry may have, so many rows do not come that the numbers would end.
 pub(crate) fn append(w: &mut Writes<'_>, index: Index, events: &[AuditEvent<'_>]) -> Result<(), StateError> {
-    for (seq, event) in (0..).zip(events) {
+    let Some(first) = next_seq(w, index)? else { return Ok(()) };
+    for (seq, event) in (first..=u16::MAX).zip(events) {
         let mut record = Writer::new();
         record.u8(RECORD_VERSION);
         event.encode(&mut record);
@@ -96,6 +98,12 @@ pub(crate) fn append(w: &mut Writes<'_>, index: Index, events: &[AuditEvent<'_>]
         rows -= 1;
     }
     Ok(())
+}
+
+fn next_seq(w: &Writes<'_>, index: Index) -> Result<Option<u16>, StateError> {
+    let Some((key, _)) = w.tables.audit.last(&w.txn)? else { return Ok(Some(0)) };
+    let last = AuditId::of_key(key).map_err(|e| TableId::Audit.damaged(e))?;
+    Ok(if last.index == index.get() { last.seq.checked_add(1) } else { Some(0) })
 }
 
 fn rows<'t>(

@@ -172,6 +172,21 @@ fn the_audit_keeps_its_newest_rows() {
 }
 
 #[test]
+fn commands_of_a_group_leave_their_rows_one_after_the_other() {
+    let node = TestStore::new();
+    let members = [create(numbered(1), 1, 10, 20), Command::Audit(vec![EVENT; 2]), spend(numbered(1), 11, 1)];
+    let members: Vec<Vec<u8>> = members.iter().map(encoded).collect();
+    let group = Command::Group(members.iter().map(Vec::as_slice).collect());
+    let expected = [Outcome::None, Outcome::None, Outcome::TokenUsed(Ok(Role::Voter))];
+    assert_eq!(node.apply(7, &group).0, Outcome::Group(expected.to_vec()));
+    node.apply(8, &Command::Audit(vec![EVENT]));
+    let view = node.store.view().unwrap();
+    let rows: Vec<_> = view.audit(None, 9).unwrap().iter().map(|r| (r.id.index, r.id.seq, r.event.event)).collect();
+    let event = EVENT.event;
+    assert_eq!(rows, [(7, 0, "token.create"), (7, 1, event), (7, 2, event), (7, 3, "token.use"), (8, 0, event)]);
+}
+
+#[test]
 fn what_is_too_large_is_refused_and_changes_nothing() {
     let long = "x".repeat(AUDIT_TEXT_BYTES_MAX + 1);
     let large = vec![0; RECORD_BYTES_MAX + 1];

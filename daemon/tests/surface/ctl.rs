@@ -229,6 +229,17 @@ fn about_the_cluster(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
     assert_eq!(count(&ctl.done(node, "status peers")), 3);
 }
 
+/// The certificates of this cluster come from files: it has no authority whose nodes could join with a token.
+fn tokens_and_audit(ctl: &Ctl, node: SocketAddr) {
+    let why = ctl.failed(node, "cluster generate-token --ttl 24h --uses 2 --role learner");
+    assert!(why.contains("no authority of its own"), "{why}");
+    assert!(ctl.failed(node, "cluster generate-token --ttl 30s").contains("a token lasts from 1m to 720h"));
+    assert!(ctl.done(node, "cluster generate-token --bootstrap --nodes 3").starts_with("konsul-bootstrap-v1."));
+    assert_eq!(ctl.json(node, "cluster tokens"), serde_json::json!([]));
+    assert!(ctl.failed(node, "cluster revoke-token abcdefg2").contains("there is no token abcdefg2"));
+    assert_eq!(ctl.json(node, "audit --limit 10"), serde_json::json!([]));
+}
+
 fn about_the_node(ctl: &Ctl, node: SocketAddr, name: &str) {
     assert_eq!(ctl.done(node, "health"), "live\nready\n");
     assert_eq!(ctl.done(node, "health --live"), "live\n");
@@ -272,6 +283,7 @@ fn every_command_does_what_it_says_on_a_node_that_does_not_lead() {
     export_and_import(&ctl, &cluster, follower.http);
     backups(&ctl, &cluster, follower.http);
     about_the_cluster(&ctl, &cluster, follower.http);
+    tokens_and_audit(&ctl, follower.http);
     about_the_node(&ctl, follower.http, &follower.name);
     leadership(&ctl, &cluster);
     let asked = ctl.asked.borrow();
