@@ -11,16 +11,37 @@ use crate::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use konsul_api::cluster::{
-    ClusterStatus, DigestAnswer, Leader, Member, Role, SnapshotAnswer, TransferAnswer, TransferRequest,
+    ClusterStatus, DigestAnswer, EnteredAnswer, JoinClusterRequest, Leader, Member, Role, SnapshotAnswer,
+    TransferAnswer, TransferRequest,
 };
+use konsul_api::token::Token;
 use std::time::Duration;
 
+/// Forming and joining take a few elections, or a copy of the data.
+const ENTER: Duration = Duration::from_secs(60);
 /// A snapshot of a large state takes minutes.
 const SNAPSHOT: Duration = Duration::from_secs(600);
 
 /// `konsulctl cluster …`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Cluster {
+    /// Form a new cluster, with the answering node as its first member
+    #[command(
+        after_help = "Examples:\n  konsulctl cluster init\n  konsulctl cluster init && konsulctl cluster generate-token"
+    )]
+    Init,
+    /// Have the answering node join a cluster
+    #[command(
+        after_help = "Examples:\n  konsulctl cluster join konsul-join-v1.…\n  konsulctl cluster join --via 10.0.0.1:8300 - <token.txt"
+    )]
+    Join {
+        /// What `konsulctl cluster generate-token` printed on a member; `-`: read it from standard input
+        #[arg(value_name = "TOKEN")]
+        token: String,
+        /// Where a member listens for its peers; repeated or with commas [default: what the token and discovery name]
+        #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+        via: Vec<String>,
+    },
     /// Show the cluster as the answering node sees it
     #[command(after_help = "Examples:\n  konsulctl cluster status\n  konsulctl cluster status --json")]
     Status,
@@ -55,6 +76,8 @@ pub(crate) enum Cluster {
 
 pub(crate) async fn run(cluster: Cluster, context: &Context) -> anyhow::Result<Exit> {
     match cluster {
+        Cluster::Init => init(context).await,
+        Cluster::Join { token, via } => join(token, via, context).await,
         Cluster::Status => status(context).await,
         Cluster::Leader => leader(context).await,
         Cluster::Peers => peers(context).await,
@@ -67,13 +90,58 @@ pub(crate) async fn run(cluster: Cluster, context: &Context) -> anyhow::Result<E
     }
 }
 
+async fn init(context: &Context) -> anyhow::Result<Exit> {
+    let ask = Ask::post(Path::new("/v1/cluster/init"), Payload::Nothing).patient(ENTER);
+    let entered: EnteredAnswer = context.client.json(&ask).await?;
+    context.output.result(&entered, || {
+        format!(
+            "Cluster {} is formed; {} is its first member.\n\nTo add a node, here:       konsulctl cluster generate-token\n\
+             then on the new node:    konsulctl cluster join TOKEN",
+            entered.cluster_id, entered.name
+        )
+    })?;
+    Ok(Exit::Done)
+}
+
+async fn join(token: String, via: Vec<String>, context: &Context) -> anyhow::Result<Exit> {
+    // A token on standard input is in no list of processes and in no history.
+    let token = match token.as_str() {
+        "-" => std::io::read_to_string(std::io::stdin()).context("read the token from standard input")?,
+        _ => token,
+    };
+    // Wrong ones are found here: they need not travel.
+    let token = token.trim().to_owned();
+    Token::parse(&token)?;
+    let request = serde_json::to_vec(&JoinClusterRequest { token, via }).context("encode the request")?;
+    let ask = Ask::post(Path::new("/v1/cluster/join"), Payload::Bytes(Bytes::from(request))).patient(ENTER);
+    let entered: EnteredAnswer = context.client.json(&ask).await?;
+    context.output.result(&entered, || {
+        format!(
+            "{} is node {} of cluster {}; it votes as soon as it has caught up: see `konsulctl cluster status`",
+            entered.name, entered.node_id, entered.cluster_id
+        )
+    })?;
+    Ok(Exit::Done)
+}
+
 async fn status(context: &Context) -> anyhow::Result<Exit> {
     let status: ClusterStatus = context.client.json(&Ask::get(Path::new("/v1/cluster/status"))).await?;
-    context.output.result(&status, || format!("{}\n\n{}", head(&status), members(&status.members)))?;
+    context.output.result(&status, || match status.members.as_slice() {
+        [] => head(&status),
+        them => format!("{}\n\n{}", head(&status), members(them)),
+    })?;
     Ok(Exit::Done)
 }
 
 fn head(status: &ClusterStatus) -> String {
+    if let Some(waiting) = &status.node.waiting {
+        let mut pairs = vec![("Cluster", "none yet".to_owned()), ("Node", status.node.name.clone())];
+        pairs.push(("Now", waiting.clone()));
+        if !status.node.contacts.is_empty() {
+            pairs.push(("Contacts", status.node.contacts.join(", ")));
+        }
+        return output::fields(&pairs);
+    }
     let voters = status.members.iter().filter(|m| m.voter).count();
     let node = &status.node;
     let mut pairs = vec![

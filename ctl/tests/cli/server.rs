@@ -426,6 +426,8 @@ fn status(state: &State, address: SocketAddr) -> ClusterStatus {
             snapshot_index: 0,
             last_contact_ms: None,
             read_only: None,
+            waiting: None,
+            contacts: Vec::new(),
         },
         leader: (!state.is_leaderless).then(|| leader(address)),
         has_quorum: !state.is_leaderless,

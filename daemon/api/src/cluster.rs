@@ -1,6 +1,7 @@
 //! `/v1/cluster`: what Consul's API does not tell.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What a node does in its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +61,12 @@ pub struct NodeStatus {
     pub last_contact_ms: Option<u64>,
     /// Why the node accepts no writes, if so.
     pub read_only: Option<String>,
+    /// What a node that is in no cluster waits for or does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
+    /// Addresses of what might be members, on a node that is in no cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contacts: Vec<String>,
 }
 
 /// Who leads.
@@ -103,6 +110,34 @@ pub struct TransferRequest {
     /// Node id or name.
     #[serde(default)]
     pub to: Option<String>,
+}
+
+/// `POST /v1/cluster/join`, on a node that is in no cluster.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinClusterRequest {
+    /// The whole token. A secret.
+    pub token: String,
+    /// Members to ask, `host:port` of their peer listener, before those that the token and discovery name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub via: Vec<String>,
+}
+
+impl fmt::Debug for JoinClusterRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinClusterRequest").field("via", &self.via).finish_non_exhaustive()
+    }
+}
+
+/// `POST /v1/cluster/init` and `/v1/cluster/join`: the answering node is in this cluster now, and serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnteredAnswer {
+    /// A UUID.
+    pub cluster_id: String,
+    /// The node's id there.
+    pub node_id: u64,
+    /// The node's name.
+    pub name: String,
 }
 
 /// The answer to a transfer.

@@ -7,6 +7,7 @@ pub mod discovery;
 pub mod enrol;
 pub mod identity;
 mod join;
+pub mod lobby;
 pub mod token;
 
 pub use bootstrap::{Former, Seat, begin};

@@ -4,6 +4,7 @@ use super::body::Body;
 use super::context::{Ask, Context};
 use super::error::ApiError;
 use super::upload::{self, Limit};
+use crate::cluster::lobby::Doing;
 use crate::raft::{self, Consistency};
 use hyper::Response;
 use hyper::body::Incoming;
@@ -84,6 +85,45 @@ pub(super) async fn transfer(context: &Context, ask: &Ask<'_>, body: Incoming) -
     Ok(ask.serialized(&TransferAnswer { from: leader_of(from), to: leader_of(to), took_ms: millis(took) }))
 }
 
+/// What a member says to `init` and `join`.
+pub(super) fn is_member(context: &Context) -> ApiError {
+    let identity = context.deps.consensus.identity();
+    let cluster = uuid::Uuid::from_bytes(identity.cluster_id);
+    let text = format!(
+        "this node is node {} of cluster {cluster} already; a node joins one cluster once. To start over, stop it, remove \
+         it from the cluster with `konsulctl cluster remove` and empty its data directory",
+        identity.node_id
+    );
+    ApiError::Conflict { text }
+}
+
+/// Of a node that is in no cluster yet.
+pub(super) fn node_only(name: &str, doing: Doing) -> ClusterStatus {
+    ClusterStatus {
+        cluster_id: String::new(),
+        has_quorum: false,
+        failure_tolerance: 0,
+        healthy: None,
+        leader: None,
+        members: Vec::new(),
+        node: NodeStatus {
+            id: 0,
+            name: name.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role: Role::Joining,
+            term: 0,
+            last_log_index: 0,
+            commit_index: 0,
+            applied_index: 0,
+            snapshot_index: 0,
+            last_contact_ms: None,
+            read_only: None,
+            waiting: Some(doing.what),
+            contacts: doing.contacts,
+        },
+    }
+}
+
 fn describe(status: raft::Status) -> ClusterStatus {
     let leads = status.contact.is_leader;
     // Only the leader knows who answers; elsewhere every voter counts as well.
@@ -112,6 +152,8 @@ fn describe(status: raft::Status) -> ClusterStatus {
             snapshot_index: status.snapshot_index,
             last_contact_ms: if leads { Some(0) } else { status.contact.since_heard.map(millis) },
             read_only: status.read_only,
+            waiting: None,
+            contacts: Vec::new(),
         },
     }
 }

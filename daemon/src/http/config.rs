@@ -2,6 +2,7 @@
 
 use crate::clock::Clock;
 use crate::cluster::audit::Audit;
+use crate::cluster::lobby::Lobby;
 use crate::metrics::Metrics;
 use crate::raft::{Consensus, Consistency};
 use std::net::SocketAddr;
@@ -77,6 +78,19 @@ impl HttpConfig {
             DefaultConsistency::Strong => Consistency::Strong,
         }
     }
+}
+
+/// What the API needs before the node is in a cluster.
+#[derive(Clone)]
+pub struct Reception {
+    /// Where requests are counted.
+    pub metrics: Metrics,
+    /// Section `http` of the configuration.
+    pub config: HttpConfig,
+    /// Name of this node.
+    pub node_name: String,
+    /// Where somebody may say `init` or `join`.
+    pub lobby: Lobby,
 }
 
 /// What the API needs from the node.

@@ -2,7 +2,7 @@
 
 use super::blocking::Blocking;
 use super::body::Body;
-use super::config::{Deps, NonLeaderWrites};
+use super::config::{Deps, HttpConfig, NonLeaderWrites, Reception};
 use super::error::{ApiError, status};
 use super::headers::{self, name, value};
 use super::json;
@@ -14,6 +14,23 @@ use hyper::{Response, Uri};
 use std::net::SocketAddr;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Who answers.
+#[derive(Clone, Copy)]
+pub(super) enum Desk<'c> {
+    /// A node that is in no cluster yet.
+    Reception(&'c Reception),
+    Member(&'c Context),
+}
+
+impl Desk<'_> {
+    pub(super) fn config(&self) -> &HttpConfig {
+        match self {
+            Desk::Reception(reception) => &reception.config,
+            Desk::Member(context) => &context.deps.config,
+        }
+    }
+}
 
 /// The node's parts.
 pub(super) struct Context {

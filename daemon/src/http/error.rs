@@ -55,6 +55,9 @@ pub(super) enum ApiError {
     Absent { text: String },
     #[error("{text}")]
     NotInTime { text: String },
+    /// In no cluster yet: hardly anything can be answered.
+    #[error("{text}")]
+    NoCluster { text: String },
     #[error("read the request body")]
     Body {
         #[source]
@@ -142,6 +145,7 @@ impl ApiError {
             ApiError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::NotLeader { .. } | ApiError::Conflict { .. } => StatusCode::CONFLICT,
             ApiError::NotInTime { .. } => StatusCode::GATEWAY_TIMEOUT,
+            ApiError::NoCluster { .. } => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Read(error) => match error {
                 ReadError::NoLeader { .. } | ReadError::State { .. } => StatusCode::INTERNAL_SERVER_ERROR,
                 ReadError::Behind { .. } | ReadError::Stopping => StatusCode::SERVICE_UNAVAILABLE,

@@ -1,10 +1,9 @@
 //! `GET /metrics`, and the counters of every route, looked up once: the hot path hashes no labels.
 
 use super::body::Body;
-use super::context::Context;
 use super::headers::{self, value};
 use super::router::{ROUTES, Route};
-use crate::metrics::{Endpoint, HttpMetrics, Request};
+use crate::metrics::{Endpoint, HttpMetrics, Metrics, Request};
 use hyper::Response;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
@@ -63,6 +62,6 @@ fn counter(http: &HttpMetrics, labels: &Endpoint, code: u16) -> Counter {
 }
 
 /// The exposition text.
-pub(super) fn expose(context: &Context) -> Response<Body> {
-    headers::ok(value::OPENMETRICS, Body::from(context.deps.metrics.encode().into_bytes()))
+pub(super) fn expose(metrics: &Metrics) -> Response<Body> {
+    headers::ok(value::OPENMETRICS, Body::from(metrics.encode().into_bytes()))
 }

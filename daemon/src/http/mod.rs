@@ -24,6 +24,7 @@ mod openapi;
 mod path;
 mod query;
 mod question;
+mod reception;
 mod router;
 mod service;
 mod snapshot;
@@ -32,11 +33,11 @@ mod status;
 mod txn;
 mod upload;
 
-pub use config::{DefaultConsistency, Deps, HttpConfig, NonLeaderWrites};
+pub use config::{DefaultConsistency, Deps, HttpConfig, NonLeaderWrites, Reception};
 pub use router::{Acl, Errors, Method, Param, Pattern, ROUTES, Reads, Route, Writes};
 
 use connection::{Admission, Full, HeadClock, Place, Timed};
-use context::Context;
+use context::{Context, Desk};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -44,9 +45,10 @@ use metrics::RouteMetrics;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,7 +62,11 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// What every connection shares.
 struct Server {
-    context: Context,
+    reception: Reception,
+    /// There as soon as the node is in a cluster.
+    context: OnceLock<Context>,
+    /// Cancelled when the node stops.
+    stop: CancellationToken,
     metrics: RouteMetrics,
     http1: http1::Builder,
     header_timeout: Duration,
@@ -68,26 +74,37 @@ struct Server {
     cut: CancellationToken,
 }
 
-/// Serves until `shutdown` is cancelled, then drains: no new connections, blocked queries are answered with what there
+/// Serves until `shutdown` is cancelled: what a node without a cluster can answer, and everything as soon as `member` comes.
+/// Then drains: no new connections, blocked queries are answered with what there
 /// is, requests in flight end, kept-alive connections are closed; what is not done within the grace period is cut.
-pub async fn serve(listeners: Vec<TcpListener>, deps: Deps, shutdown: CancellationToken) {
-    if let Err(error) = std::fs::create_dir_all(&deps.work_dir) {
-        tracing::warn!(dir = %deps.work_dir.display(), %error, "no snapshot can be saved or restored");
-    }
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    reception: Reception,
+    member: oneshot::Receiver<Deps>,
+    shutdown: CancellationToken,
+) {
     let (connections, work) = (TaskTracker::new(), TaskTracker::new());
-    let grace = deps.config.shutdown_grace;
-    let admission = Admission::new(deps.config.connections_max, deps.config.connections_per_client_max);
+    let config = &reception.config;
+    let grace = config.shutdown_grace;
+    let admission = Admission::new(config.connections_max, config.connections_per_client_max);
     let server = Arc::new(Server {
-        metrics: RouteMetrics::new(deps.metrics.http.clone()),
+        metrics: RouteMetrics::new(reception.metrics.http.clone()),
         http1: http1_settings(),
-        header_timeout: deps.config.header_timeout,
+        header_timeout: config.header_timeout,
         cut: CancellationToken::new(),
-        context: Context::new(deps, work.clone(), shutdown.clone()),
+        stop: shutdown.clone(),
+        context: OnceLock::new(),
+        reception,
     });
     for listener in listeners {
         let accepting = accept(listener, server.clone(), admission.clone(), connections.clone());
         // Its connections outlive it: they are drained below.
         connections.spawn(shutdown.clone().run_until_cancelled_owned(accepting));
+    }
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        // A sender that is dropped never became a member: it is stopping.
+        Ok(deps) = member => server.begin(deps, work.clone()),
     }
     shutdown.cancelled().await;
     connections.close();
@@ -99,6 +116,21 @@ pub async fn serve(listeners: Vec<TcpListener>, deps: Deps, shutdown: Cancellati
     work.close();
     if tokio::time::timeout(grace, work.wait()).await.is_err() {
         tracing::warn!(tasks = work.len(), "a snapshot or restore did not end within the grace period");
+    }
+}
+
+impl Server {
+    /// From now on every route is answered.
+    fn begin(&self, deps: Deps, work: TaskTracker) {
+        if let Err(error) = std::fs::create_dir_all(&deps.work_dir) {
+            tracing::warn!(dir = %deps.work_dir.display(), %error, "no snapshot can be saved or restored");
+        }
+        let begun = self.context.set(Context::new(deps, work, self.stop.clone()));
+        assert!(begun.is_ok(), "a node becomes a member once");
+    }
+
+    fn desk(&self) -> Desk<'_> {
+        self.context.get().map_or(Desk::Reception(&self.reception), Desk::Member)
     }
 }
 
@@ -153,7 +185,7 @@ async fn serve_connection(server: Arc<Server>, stream: TcpStream, client: Socket
         let (server, clock, client) = (&server, &clock, &client);
         async move {
             let _answering = clock.answering();
-            Ok::<_, Infallible>(service::answer(&server.context, &server.metrics, client, request).await)
+            Ok::<_, Infallible>(service::answer(server.desk(), &server.metrics, client, request).await)
         }
     });
     let connection = server.http1.serve_connection(io, service);
@@ -170,7 +202,7 @@ async fn serve_connection(server: Arc<Server>, stream: TcpStream, client: Socket
                     return;
                 }
             }
-            () = server.context.stop.cancelled(), if !draining => {
+            () = server.stop.cancelled(), if !draining => {
                 draining = true;
                 connection.as_mut().graceful_shutdown();
                 // Nobody waits long for a request that has not even been made.

@@ -68,6 +68,8 @@ pub(super) enum Handler {
     JoinTokenList,
     JoinTokenRevoke,
     Audit,
+    ClusterInit,
+    ClusterJoin,
     Live,
     Ready,
     Metrics,
@@ -227,6 +229,13 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
         params: &[LIMIT, AFTER, PRETTY],
         ..cluster(Method::Get, "/v1/cluster/audit", Handler::Audit, "Who did what to the cluster, oldest first")
     },
+    cluster(Method::Post, "/v1/cluster/init", Handler::ClusterInit, "Form a new cluster, on a node that is in none"),
+    cluster(
+        Method::Post,
+        "/v1/cluster/join",
+        Handler::ClusterJoin,
+        "Join a cluster with a token, on a node that is in none",
+    ),
     ours(read(Pattern::Exact("/health/live"), Handler::Live, Reads::Nothing, "Whether this process serves")),
     ours(read(
         Pattern::Exact("/health/ready"),
@@ -239,7 +248,7 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
     read(Pattern::Exact("/"), Handler::Root, Reads::Nothing, "A greeting"),
 ];
 
-const ROUTE_COUNT: usize = 28;
+const ROUTE_COUNT: usize = 30;
 const BATCH: &str = "/v1/batch";
 const BATCH_SUMMARY: &str = "Many key/value writes in one log entry";
 const SNAPSHOT: &str = "/v1/snapshot";
@@ -401,7 +410,10 @@ mod tests {
         for route in &ROUTES {
             let name = format!("{} {}", route.method.name(), route.template());
             // These act on the cluster or on the node, not on replicated state, and work on every node.
-            let acts_here = matches!(route.handler, Handler::ClusterSnapshot | Handler::ClusterTransfer);
+            let acts_here = matches!(
+                route.handler,
+                Handler::ClusterSnapshot | Handler::ClusterTransfer | Handler::ClusterInit | Handler::ClusterJoin
+            );
             match route.method {
                 Method::Get => assert_eq!(route.writes, Writes::No, "{name}"),
                 Method::Put | Method::Post | Method::Delete => {

@@ -1,14 +1,15 @@
 //! One request: its path, its route, its answer.
 
 use super::body::Body;
-use super::context::{Ask, Context};
+use super::context::{Ask, Context, Desk};
 use super::error::{ApiError, status};
 use super::headers::{self, value};
 use super::metrics::RouteMetrics;
 use super::query::Query;
-use super::router::{self, Errors, Found, Handler, ROUTES, Writes};
+use super::router::{self, Errors, Found, Handler, ROUTES, Route, Writes};
 use super::{
-    agent, batch, cluster, health, join_token, kv, metrics, openapi, path, snapshot, status as consul_status, txn,
+    agent, batch, cluster, health, join_token, kv, metrics, openapi, path, reception, snapshot,
+    status as consul_status, txn,
 };
 use flate2::{Compression, write::GzEncoder};
 use hyper::body::Incoming;
@@ -23,33 +24,28 @@ use std::time::Instant;
 const GZIP_BYTES_MIN: usize = 1024;
 
 /// What `/` says.
-const GREETING: &[u8] = b"Consul Agent";
+pub(super) const GREETING: &[u8] = b"Consul Agent";
 
 /// Answers one request, whatever it is.
 pub(super) async fn answer(
-    context: &Context,
+    desk: Desk<'_>,
     metrics: &RouteMetrics,
     client: &SocketAddr,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
-    let (route, response) = route(context, client, &parts, body).await;
+    let (route, response) = route(desk, client, &parts, body).await;
     metrics.count(route, response.status().as_u16(), begun.elapsed());
     response
 }
 
 /// The answer, and the place of its route in the table.
-async fn route(
-    context: &Context,
-    client: &SocketAddr,
-    parts: &Parts,
-    body: Incoming,
-) -> (Option<usize>, Response<Body>) {
+async fn route(desk: Desk<'_>, client: &SocketAddr, parts: &Parts, body: Incoming) -> (Option<usize>, Response<Body>) {
     let Some(decoded) = path::unescape(parts.uri.path().as_bytes(), false) else {
         return (None, ApiError::BadPath.respond(false));
     };
-    if context.deps.config.strict_paths && !path::printable(&decoded) {
+    if desk.config().strict_paths && !path::printable(&decoded) {
         return (None, ApiError::BadPath.respond(false));
     }
     if let Some(clean) = path::cleaned(&decoded) {
@@ -63,7 +59,7 @@ async fn route(
         return (None, ApiError::UnknownPath.respond(false));
     }
     let (at, mut response) = match Query::parse(parts.uri.query()) {
-        Ok(query) => respond(context, client, parts, query, found, body).await,
+        Ok(query) => respond(desk, client, parts, query, found, body).await,
         Err(error) => (None, error.respond(false)),
     };
     response.headers_mut().insert(VARY, value::ACCEPT_ENCODING);
@@ -72,7 +68,7 @@ async fn route(
 }
 
 async fn respond(
-    context: &Context,
+    desk: Desk<'_>,
     client: &SocketAddr,
     parts: &Parts,
     query: Query<'_>,
@@ -83,11 +79,9 @@ async fn respond(
         Found::Route { at, rest } => {
             let route = &ROUTES[at];
             let ask = Ask { client, uri: &parts.uri, headers: &parts.headers, rest, query };
-            let elsewhere = if route.writes == Writes::Yes { context.send_elsewhere(&ask) } else { Ok(None) };
-            let answered = match elsewhere {
-                Ok(None) => dispatch(context, route.handler, &ask, body).await,
-                Ok(Some(elsewhere)) => Ok(elsewhere),
-                Err(error) => Err(error),
+            let answered = match desk {
+                Desk::Reception(reception) => Box::pin(reception::dispatch(reception, route.handler, &ask, body)).await,
+                Desk::Member(context) => member(context, route, &ask, body).await,
             };
             let response = answered.unwrap_or_else(|error| error.respond(route.errors == Errors::Json));
             (Some(at), response)
@@ -103,6 +97,15 @@ async fn respond(
         }
         Found::Slash | Found::Unknown => (None, ApiError::UnknownPath.respond(false)),
     }
+}
+
+async fn member(context: &Context, route: &Route, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+    if route.writes == Writes::Yes
+        && let Some(elsewhere) = context.send_elsewhere(ask)?
+    {
+        return Ok(elsewhere);
+    }
+    dispatch(context, route.handler, ask, body).await
 }
 
 /// Everything but reading keys is on the heap while it runs: so a connection that waits for a change is small. To a
@@ -134,9 +137,10 @@ async fn dispatch(
         Handler::JoinTokenList => Box::pin(join_token::list(context, ask)).await,
         Handler::JoinTokenRevoke => Box::pin(join_token::revoke(context, ask)).await,
         Handler::Audit => Box::pin(join_token::audit(context, ask)).await,
+        Handler::ClusterInit | Handler::ClusterJoin => Err(cluster::is_member(context)),
         Handler::Live => Ok(health::live(ask)),
         Handler::Ready => Ok(health::ready(context, ask)),
-        Handler::Metrics => Ok(metrics::expose(context)),
+        Handler::Metrics => Ok(metrics::expose(&context.deps.metrics)),
         Handler::OpenApi => Ok(ask.serialized(&openapi::document())),
         Handler::Root => Ok(headers::ok(value::TEXT, Body::Whole(GREETING.into()))),
     }

@@ -2,9 +2,10 @@
 
 use crate::clock::Clock;
 use crate::cluster::audit::Audit;
+use crate::cluster::lobby::Lobby;
 use crate::cluster::{Former, Seat};
 use crate::config::{Config, Form, TlsMode};
-use crate::http::Deps;
+use crate::http::{Deps, Reception};
 use crate::leader::LeaderDeps;
 use crate::metrics::Metrics;
 use crate::peer::{LocalIdentity, Transport};
@@ -98,6 +99,10 @@ pub(super) fn seat(config: &Config) -> Seat {
 pub(super) fn duties(config: &Config, consensus: &Consensus, metrics: &Metrics, clock: Clock) -> LeaderDeps {
     let seats = config.cluster.peers.len();
     LeaderDeps { consensus: consensus.clone(), metrics: metrics.clone(), clock, seats }
+}
+
+pub(super) fn reception(config: &Config, metrics: &Metrics, lobby: Lobby) -> Reception {
+    Reception { metrics: metrics.clone(), config: config.http.clone(), node_name: config.node.name.clone(), lobby }
 }
 
 pub(super) fn http(config: &Config, consensus: &Consensus, audit: Audit, clock: Clock, metrics: Metrics) -> Deps {

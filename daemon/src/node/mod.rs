@@ -5,6 +5,7 @@ mod handler;
 
 use crate::clock::Clock;
 use crate::cluster::audit::Audit;
+use crate::cluster::lobby::{self, Lobby};
 use crate::cluster::{self, Promise};
 use crate::config::Config;
 use crate::http;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -146,10 +148,15 @@ impl Node {
         for address in &self.config.http.listen {
             listeners.push(bind(*address).await?);
         }
+        // Before the node is in a cluster: it tells what it waits for, and is told what to do.
+        let (lobby, _wishes) = lobby::lobby();
+        let (stop_http, (begin_http, member)) = (CancellationToken::new(), oneshot::channel());
+        let reception = build::reception(&self.config, &self.metrics, lobby.clone());
+        let http = http_runtime.spawn(http::serve(listeners, reception, member, stop_http.clone()));
 
         let identity = match self.storage.identity.clone() {
             Some(identity) => identity,
-            None => self.become_member(&pool, &handler, stop).await?,
+            None => self.become_member(&pool, &handler, &lobby, stop).await?,
         };
         let known = build::local(&self.config, Some(&identity));
         pool.become_member(known.clone());
@@ -171,12 +178,12 @@ impl Node {
         tasks.spawn(leader::run(duties, stop_peers.clone()));
         check_snapshots(&tasks, &consensus, &self.metrics);
 
-        let stop_http = CancellationToken::new();
         let audit = Audit::new(self.clock, self.metrics.cluster.clone());
         // Stops with HTTP: what is left is written while peers can still be reached.
         tasks.spawn(audit.clone().run(consensus.clone(), stop_http.clone()));
         let deps = build::http(&self.config, &consensus, audit, self.clock, self.metrics);
-        let http = http_runtime.spawn(http::serve(listeners, deps, stop_http.clone()));
+        // It fails if the node is stopping, and then nobody is answered any more.
+        drop(begin_http.send(deps));
         tracing::info!(node = consensus.identity().node_id, name = %self.config.node.name, "serving");
         Ok(Running { consensus, pool, tasks, http, stop_http, stop_peers })
     }
@@ -185,9 +192,11 @@ impl Node {
         &mut self,
         pool: &Pool,
         handler: &Handler,
+        lobby: &Lobby,
         stop: &CancellationToken,
     ) -> Result<Identity, NodeError> {
         let seat = build::seat(&self.config);
+        lobby.now("joining the cluster of its static peers, or forming it with them", false);
         let identity = tokio::select! {
             identity = cluster::begin(&seat, pool, handler.promise()) => identity,
             () = stop.cancelled() => return Err(NodeError::Stopped),

@@ -234,7 +234,13 @@ fn tokens_and_audit(ctl: &Ctl, node: SocketAddr) {
     let why = ctl.failed(node, "cluster generate-token --ttl 24h --uses 2 --role learner");
     assert!(why.contains("no authority of its own"), "{why}");
     assert!(ctl.failed(node, "cluster generate-token --ttl 30s").contains("a token lasts from 1m to 720h"));
-    assert!(ctl.done(node, "cluster generate-token --bootstrap --nodes 3").starts_with("konsul-bootstrap-v1."));
+    let token = ctl.done(node, "cluster generate-token --bootstrap --nodes 3");
+    assert!(token.starts_with("konsul-bootstrap-v1."));
+    // Whoever is in a cluster neither founds nor joins another one.
+    for command in ["cluster init".to_owned(), format!("cluster join {}", token.trim())] {
+        let why = ctl.failed(node, &command);
+        assert!(why.contains("already"), "{command}: {why}");
+    }
     assert_eq!(ctl.json(node, "cluster tokens"), serde_json::json!([]));
     assert!(ctl.failed(node, "cluster revoke-token abcdefg2").contains("there is no token abcdefg2"));
     assert_eq!(ctl.json(node, "audit --limit 10"), serde_json::json!([]));

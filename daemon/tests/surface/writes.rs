@@ -46,6 +46,8 @@ fn request(route: &Route, asked: Asked, archive: &[u8], leader: &str) -> Request
     let body = match (route.method, route.template()) {
         (Method::Get | Method::Delete, _) | (Method::Put | Method::Post, "/v1/cluster/snapshot") => None,
         (Method::Post, "/v1/cluster/join-token") => None,
+        // Refused by a member, whatever they say.
+        (Method::Post, "/v1/cluster/init" | "/v1/cluster/join") => None,
         (Method::Put, "/v1/kv/{key}") => Some(b"value".to_vec()),
         (Method::Put, "/v1/txn") => Some(WRITING_TXN.into()),
         (Method::Put | Method::Post, "/v1/batch") => Some(BATCH.into()),
@@ -143,8 +145,14 @@ fn check_rest(node: &Node, leader: &Node) {
             let answer = send(node.http, &request);
             let what = format!("{} {} at {} ({asked:?})", request.method, request.path, node.name);
             assert!(!was_sent_elsewhere(&answer), "{what}: {} {:?}", answer.status, answer.header("Location"));
-            let fails = route.template() == "/v1/cluster/transfer-leadership" || route.template() == "/v1/kv/{key}";
-            assert!(fails || answer.status == 200, "{what}: {}", answer.status);
+            let expected: &[u16] = match route.template() {
+                "/v1/cluster/transfer-leadership" => &[200, 409],
+                "/v1/kv/{key}" => &[200, 404],
+                // It is in a cluster already.
+                "/v1/cluster/init" | "/v1/cluster/join" => &[409],
+                _ => &[200],
+            };
+            assert!(expected.contains(&answer.status), "{what}: {}", answer.status);
         }
     }
     for asked in [Asked::Not, Asked::ByHeader, Asked::ByQuery] {

@@ -1,0 +1,81 @@
+//! What a node answers that is in no cluster yet: that it lives, what it waits for, and `init` and `join`.
+
+use super::body::Body;
+use super::cluster::node_only;
+use super::config::Reception;
+use super::context::Ask;
+use super::error::{ApiError, status};
+use super::headers::{self, value};
+use super::router::Handler;
+use super::upload::{self, Limit};
+use super::{health, metrics, openapi, service};
+use crate::cluster::lobby::{EnterError, Wish};
+use crate::cluster::token::{Token, is_contact};
+use hyper::Response;
+use hyper::body::Incoming;
+use konsul_api::cluster::{EnteredAnswer, JoinClusterRequest};
+use konsul_api::health::Health;
+
+/// A token and a few addresses.
+const JOIN_LIMIT: Limit = Limit { bytes_max: 8192, advice: "The body is a token and a few addresses." };
+
+pub(super) async fn dispatch(
+    reception: &Reception,
+    handler: Handler,
+    ask: &Ask<'_>,
+    body: Incoming,
+) -> Result<Response<Body>, ApiError> {
+    match handler {
+        Handler::Live => Ok(health::live(ask)),
+        Handler::Ready => Ok(ready(reception, ask)),
+        Handler::Metrics => Ok(metrics::expose(&reception.metrics)),
+        Handler::OpenApi => Ok(ask.serialized(&openapi::document())),
+        Handler::Root => Ok(headers::ok(value::TEXT, Body::Whole(service::GREETING.into()))),
+        Handler::ClusterStatus => Ok(ask.serialized(&node_only(&reception.node_name, reception.lobby.doing()))),
+        Handler::ClusterInit => enter(reception, ask, Wish::Init).await,
+        Handler::ClusterJoin => enter(reception, ask, join(body).await?).await,
+        _needs_a_cluster => Err(ApiError::NoCluster { text: sentence(reception) }),
+    }
+}
+
+fn sentence(reception: &Reception) -> String {
+    format!("this node is in no cluster yet: {}", reception.lobby.doing().what)
+}
+
+fn ready(reception: &Reception, ask: &Ask<'_>) -> Response<Body> {
+    let mut response = ask.serialized(&Health { ok: false, reasons: vec![sentence(reception)] });
+    *response.status_mut() = status::NOT_READY;
+    response
+}
+
+async fn join(body: Incoming) -> Result<Wish, ApiError> {
+    let text = upload::read(body, JOIN_LIMIT).await?;
+    // serde's errors may repeat what they read, and that may be a secret.
+    let request: JoinClusterRequest = serde_json::from_slice(&text).map_err(|_| {
+        ApiError::bad_request(
+            "join request: send {\"token\": \"konsul-join-v1.…\"}, and \"via\": [\"host:port\"] if needed",
+        )
+    })?;
+    let token = Token::parse(&request.token).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    if let Some(bad) = request.via.iter().find(|via| !is_contact(via)) {
+        return Err(ApiError::bad_request(format!("join request: `{bad}` is no host:port, as in 10.0.0.1:8300")));
+    }
+    Ok(Wish::Join { token: Box::new(token), via: request.via })
+}
+
+async fn enter(reception: &Reception, ask: &Ask<'_>, wish: Wish) -> Result<Response<Body>, ApiError> {
+    let entered = reception.lobby.ask(wish).await.map_err(|error| {
+        let text = error.to_string();
+        match error {
+            EnterError::Busy { .. } | EnterError::Refused { .. } => ApiError::Conflict { text },
+            EnterError::Unreachable { .. } => ApiError::NotInTime { text },
+            EnterError::Failed { .. } => ApiError::refused(text),
+            EnterError::Stopping => ApiError::NoCluster { text },
+        }
+    })?;
+    Ok(ask.serialized(&EnteredAnswer {
+        cluster_id: uuid::Uuid::from_bytes(entered.cluster_id).to_string(),
+        node_id: entered.node_id,
+        name: reception.node_name.clone(),
+    }))
+}
