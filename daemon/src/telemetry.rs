@@ -37,6 +37,12 @@ pub struct LogFilter {
     text: String,
 }
 
+/// An error and its causes in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// A filter that means nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{directive}` is no log level; use one of off, error, warn, info, debug, trace, or `part=level`")]

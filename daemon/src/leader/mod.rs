@@ -5,10 +5,12 @@
 //! longer so, consensus refuses.
 
 mod autopilot;
+mod ca;
 
 pub use autopilot::{Report, ServerReport};
 
 use crate::clock::Clock;
+use crate::cluster::identity::Authority;
 use crate::metrics::Metrics;
 use crate::raft::Consensus;
 use std::time::Duration;
@@ -23,6 +25,8 @@ pub struct LeaderDeps {
     pub clock: Clock,
     /// Voters that the configuration names; 0: none.
     pub seats: usize,
+    /// The cluster's own authority; `None`: its nodes use certificates that people bring, or none.
+    pub authority: Option<Authority>,
 }
 
 /// One term in which this node leads.
@@ -42,6 +46,9 @@ impl LeaderTerm {
         let term = LeaderTerm { deps, term, stop: CancellationToken::new(), tasks: TaskTracker::new() };
         tracing::info!(term = term.term, "this node leads: its duties begin");
         term.tasks.spawn(autopilot::run(term.deps.clone(), term.term, term.stop.clone()));
+        if let Some(authority) = term.deps.authority.clone() {
+            term.tasks.spawn(ca::run(authority, term.stop.clone()));
+        }
         term
     }
 

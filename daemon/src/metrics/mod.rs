@@ -8,6 +8,7 @@ mod autopilot;
 mod cluster;
 mod discovery;
 mod http;
+mod identity;
 mod peer;
 mod process;
 mod raft;
@@ -17,6 +18,7 @@ pub use autopilot::{AutopilotMetrics, Removed};
 pub use cluster::{ClusterMetrics, JoinMetric};
 pub use discovery::{DiscoveryMethodLabel, DiscoveryMetrics};
 pub use http::{Endpoint, HttpMetrics, Request};
+pub use identity::{CertificateMetric, IdentityMetrics};
 pub use peer::{Counted, PeerMetrics, PurposeLabel};
 pub use raft::{Applied, PeerLabel, ProposalFailure, RaftMetrics, RoleMetric};
 pub use storage::{SnapshotOp, StorageMetrics};
@@ -55,6 +57,7 @@ pub struct Metrics {
     pub cluster: ClusterMetrics,
     pub discovery: DiscoveryMetrics,
     pub http: HttpMetrics,
+    pub identity: IdentityMetrics,
     pub peer: PeerMetrics,
     pub raft: RaftMetrics,
     pub storage: StorageMetrics,
@@ -76,6 +79,7 @@ impl Metrics {
             cluster: ClusterMetrics::new(konsul),
             discovery: DiscoveryMetrics::new(konsul),
             http: HttpMetrics::new(konsul),
+            identity: IdentityMetrics::new(konsul),
             peer: PeerMetrics::new(konsul),
             raft: RaftMetrics::new(konsul),
             storage: StorageMetrics::new(konsul),

@@ -58,6 +58,8 @@ const NAMES: &[&str] = &[
     "konsul_store_map_bytes gauge",
     "konsul_store_map_used_bytes gauge",
     "konsul_store_read_only gauge",
+    "konsul_tls_cert_not_after_timestamp_seconds gauge",
+    "konsul_tls_renewals counter",
     "konsul_watch_wakeups counter",
     "process_cpu_seconds counter",
     "process_max_fds gauge",
@@ -79,6 +81,7 @@ fn busy() -> String {
         metrics.raft.last_contact_seconds.get_or_create(&PeerLabel { peer }).set(0.25);
     }
     metrics.raft.applied.kv_set.inc();
+    metrics.identity.ends(&[(CertificateMetric::Node, 1_800_000_000_000)]);
     for op in [SnapshotOp::Build, SnapshotOp::Send, SnapshotOp::Install, SnapshotOp::Restore] {
         metrics.storage.snapshot_done(op, true, Duration::from_millis(120));
     }
@@ -122,7 +125,7 @@ fn every_metric_has_help_that_is_a_sentence() {
 fn every_series_names_its_node_and_cluster_and_no_label_is_unbounded() {
     let allowed = BTreeSet::from([
         "cluster", "node", "version", "git", "role", "peer", "type", "reason", "op", "result", "endpoint", "method",
-        "code", "le", "purpose",
+        "code", "le", "purpose", "cert",
     ]);
     for line in series(&busy()) {
         assert!(line.contains(r#"cluster="c1""#) && line.contains(r#"node="n1""#), "{line}");

@@ -98,7 +98,7 @@ pub(super) fn seat(config: &Config) -> Seat {
 
 pub(super) fn duties(config: &Config, consensus: &Consensus, metrics: &Metrics, clock: Clock) -> LeaderDeps {
     let seats = config.cluster.peers.len();
-    LeaderDeps { consensus: consensus.clone(), metrics: metrics.clone(), clock, seats }
+    LeaderDeps { consensus: consensus.clone(), metrics: metrics.clone(), clock, seats, authority: None }
 }
 
 pub(super) fn reception(config: &Config, metrics: &Metrics, lobby: Lobby) -> Reception {

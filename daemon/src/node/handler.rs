@@ -2,9 +2,10 @@
 
 use crate::clock::{Clock, Timestamp};
 use crate::cluster::enrol::{EnrolAnswer, Envelope, RefusalCode};
+use crate::cluster::identity::Authority;
 use crate::cluster::{JoinAnswer, JoinRequest, Promise};
 use crate::peer::{Known, LocalIdentity, PeerHandler, PeerIdentity};
-use crate::raft::{AdmitError, Consensus};
+use crate::raft::{AdmitError, Asker, Consensus};
 use crate::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, NodeInfo, SnapshotMeta, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
@@ -13,7 +14,7 @@ use crate::storage::SnapshotFile;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub(super) struct Handler {
     clock: Clock,
     /// Since when ids are known to be removed.
     gone: Mutex<HashMap<u64, Timestamp>>,
+    authority: OnceLock<Authority>,
 }
 
 /// A node that was removed is cut off after so long: what it was passing on for its clients ends well by then.
@@ -34,8 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 impl Handler {
     pub(super) fn new(local: LocalIdentity, snapshots: PathBuf, promise: Promise, clock: Clock) -> Handler {
-        let (consensus, gone) = Default::default();
-        Handler { local: ArcSwap::from_pointee(local), snapshots, promise, consensus, clock, gone }
+        let (consensus, authority, gone) = Default::default();
+        Handler { local: ArcSwap::from_pointee(local), snapshots, promise, consensus, authority, clock, gone }
     }
 
     pub(super) fn promise(&self) -> &Promise {
@@ -70,7 +72,7 @@ impl Handler {
             return JoinAnswer::NotMember { promised };
         };
         let info = NodeInfo { name: request.name, rpc: request.rpc, http: request.http };
-        match consensus.admit(request.wished, info).await {
+        match consensus.admit(request.wished, info, konsul_state::Role::Voter).await {
             Ok(node_id) => JoinAnswer::Granted { cluster_id: consensus.identity().cluster_id, node_id },
             Err(AdmitError::NotLeader) => {
                 JoinAnswer::NotLeader { rpc: consensus.leader().map(|leader| leader.info.rpc) }
@@ -127,7 +129,8 @@ impl PeerHandler for Handler {
             tracing::debug!(peer = from.node_id, "a member asked before this node was one");
             return Bytes::new();
         };
-        consensus.answer(from.node_id, request).await
+        let asker = Asker { node_id: from.node_id, name: from.name, vouched: from.vouched };
+        consensus.answer(asker, request, self.authority.get()).await
     }
 
     async fn join(&self, from: PeerIdentity, request: Bytes) -> Bytes {
@@ -137,6 +140,10 @@ impl PeerHandler for Handler {
         };
         tracing::info!(name = %from.name, from = %from.address, ?answer, "a node asked to join");
         Bytes::from(answer.encode())
+    }
+
+    fn may_enrol(&self, _from: IpAddr) -> bool {
+        true
     }
 
     async fn enrol(&self, from: SocketAddr, exporter: [u8; 32], request: Bytes) -> Bytes {

@@ -5,7 +5,7 @@
 
 use super::codec::{self, SnapshotBegin};
 use super::frame::with_writer;
-use super::link::{Link, LinkError, chain};
+use super::link::{Link, LinkError};
 use super::pool::Pool;
 use super::protocol::{Kind, Purpose};
 use super::snapshot::{self, SendError};
@@ -14,6 +14,7 @@ use crate::raft_types::{
     TransferLeaderResponse, TypeConfig, Vote, VoteRequest, VoteResponse,
 };
 use crate::storage::SnapshotFile;
+use crate::telemetry::chain;
 use bytes::Bytes;
 use konsul_state::{DecodeError, Writer};
 use openraft::OptionalSend;

@@ -198,9 +198,3 @@ fn answer_of(frame: Frame) -> Result<Bytes, LinkError> {
         other => Err(LinkError::OutOfTurn(format!("{other:?}"))),
     }
 }
-
-/// An error with all its causes, for texts that leave this part.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}

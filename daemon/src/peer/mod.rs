@@ -35,7 +35,7 @@ use crate::raft_types::{
 };
 use crate::storage::SnapshotFile;
 use bytes::Bytes;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// What a node does with its peers' requests. An `Err` reaches the caller as a text.
@@ -76,6 +76,9 @@ pub trait PeerHandler: Send + Sync + 'static {
 
     /// A request of a node that wants to become a member.
     fn join(&self, from: PeerIdentity, request: Bytes) -> impl Future<Output = Bytes> + Send;
+
+    /// Whether somebody without a certificate at this address may ask to join; asked before anything costs time.
+    fn may_enrol(&self, from: IpAddr) -> bool;
 
     /// The request of somebody without a certificate. Nothing is known of them but what the request proves, and a proof
     /// counts only over this connection's exporter.

@@ -5,10 +5,11 @@
 
 use super::frame::{self, FrameError};
 use super::handshake::{ConnectError, Dialer, Target};
-use super::link::{Tasks, chain};
+use super::link::Tasks;
 use super::protocol::{FRAME_BYTES_MAX, Kind, Purpose};
 use super::stream::{FrameReader, Stream};
 use crate::metrics::{Counted, PeerMetrics};
+use crate::telemetry::chain;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

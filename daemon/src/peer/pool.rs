@@ -2,12 +2,13 @@
 
 use super::frame;
 use super::handshake::{ConnectError, Dialer, LocalIdentity, PeerIdentity, Target};
-use super::link::{Link, Tasks, chain};
+use super::link::{Link, Tasks};
 use super::mux::{CallError, LostReason, Mux, NotSentReason};
 use super::protocol::{Kind, Purpose};
 use super::stream::{Encryption, Transport, Wire};
 use crate::metrics::PeerMetrics;
 use crate::raft_types::NodeInfo;
+use crate::telemetry::chain;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::collections::HashMap;

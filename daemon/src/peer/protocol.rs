@@ -270,11 +270,7 @@ impl Hello {
 
 /// Older versions do not say it: to them it is zero.
 fn epoch(from: &mut Reader<'_>) -> Result<u32, DecodeError> {
-    let what = "epoch";
-    if from.rest().is_empty() {
-        return Ok(0);
-    }
-    u32::try_from(from.u64(what)?).map_err(|_| DecodeError::Invalid { what })
+    if from.rest().is_empty() { Ok(0) } else { from.u32("epoch") }
 }
 
 /// The server introduces itself.

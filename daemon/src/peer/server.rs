@@ -8,13 +8,13 @@ use super::codec;
 use super::enrol::REQUEST_FRAME_BYTES_MAX;
 use super::frame::{self, Frame, FrameError};
 use super::handshake::{HandshakeError, Known, PeerIdentity, SILENCE_MAX_SERVER, admit};
-use super::link::chain;
 use super::present::Present;
 use super::protocol::{HANDSHAKE_TIMEOUT, Kind, Purpose};
 use super::quiet::Quiet;
 use super::snapshot::{self, ReceiveError};
 use super::stream::{Incoming, Stream, Transport, Wire, set_options};
 use crate::metrics::{Counted, PeerMetrics};
+use crate::telemetry::chain;
 use bytes::Bytes;
 use konsul_state::Writer;
 use std::io;
@@ -38,7 +38,7 @@ const IN_FLIGHT_MAX: usize = 4096;
 /// Bytes of them, in units of 1 KiB.
 const IN_FLIGHT_KIB_MAX: u32 = 64 << 10;
 /// Those without a certificate, at a time: strangers must not take the places of members.
-const JOINERS_MAX: usize = 32;
+const JOINERS_MAX: usize = 16;
 /// How often those who are connected are looked at: is one of them retired?
 const LOOK: Duration = Duration::from_millis(500);
 /// Time for the answer to one of them: it writes a log entry and changes the membership.
@@ -78,8 +78,6 @@ enum ConnectionError {
     WrongKind { found: Kind, purpose: Purpose },
     #[error("{found:?} of somebody without a certificate, who may only ask to join")]
     NotEnrol { found: Kind },
-    #[error("too many ask to join at a time: {JOINERS_MAX}")]
-    TooManyJoiners,
     #[error("node {node_id} was removed from the cluster for good")]
     Retired { node_id: u64 },
     #[error("receive a snapshot")]
@@ -214,12 +212,20 @@ impl<H: PeerHandler> Connection<H> {
 
     async fn admit(&self, stream: TcpStream) -> Result<Admitted, ConnectionError> {
         set_options(&stream, SILENCE_MAX_SERVER).map_err(ConnectionError::Options)?;
-        let mut wire = match self.transport.accept(stream).await.map_err(ConnectionError::Tls)? {
+        let from = stream.peer_addr().map_err(ConnectionError::Options)?.ip();
+        let mut place = None;
+        let takes_joiner = || {
+            if !self.handler.may_enrol(from) {
+                return Err("too many failed attempts to join from that address");
+            }
+            place = Arc::clone(&self.joiners).try_acquire_owned().ok();
+            if place.is_some() { Ok(()) } else { Err("too many ask to join at a time") }
+        };
+        let incoming = self.transport.accept(stream, takes_joiner).await.map_err(ConnectionError::Tls)?;
+        let mut wire = match incoming {
             Incoming::Peer(wire) => wire,
             Incoming::Joiner { wire, exporter } => {
-                let place = Arc::clone(&self.joiners).try_acquire_owned();
-                let place = place.map_err(|_| ConnectionError::TooManyJoiners)?;
-                return Ok(Admitted::Joiner(wire, exporter, place));
+                return Ok(Admitted::Joiner(wire, exporter, place.expect("taken before the handshake went on")));
             }
         };
         let admitted = admit(&mut wire, &self.handler.local(), |node_id| self.handler.known(node_id)).await;

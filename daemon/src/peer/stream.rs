@@ -68,14 +68,18 @@ pub(super) enum Incoming {
 
 impl Transport {
     /// The server's side.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<Incoming> {
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+        takes_joiner: impl FnOnce() -> Result<(), &'static str>,
+    ) -> io::Result<Incoming> {
         let address = stream.peer_addr()?;
         let tls = match self {
             Transport::Tls(tls) => tls,
             Transport::Permissive(tls) if begins_with_tls(&stream).await? => tls,
             Transport::Permissive(_) | Transport::Plain => return Ok(Incoming::Peer(Wire::plain(stream, address))),
         };
-        Ok(match tls.accept(stream).await? {
+        Ok(match tls.accept(stream, takes_joiner).await? {
             Accepted::Peer { stream, certified } => {
                 let encryption = Encryption::of(stream.get_ref().1);
                 let stream = Stream::Tls(Box::new(TlsStream::Server(stream)));

@@ -26,6 +26,8 @@ pub(super) enum Request<'a> {
     Greet { info: NodeInfo },
     /// What the leader's autopilot published last.
     Report,
+    /// Not for consensus: for the [`super::MemberService`].
+    Member { request: &'a [u8] },
 }
 
 /// The leader's answer.
@@ -45,6 +47,8 @@ pub(super) enum Answer {
     NotChanged(MembershipError),
     Greeted(Standing),
     Report(Bytes),
+    /// What the member service answered.
+    Member(Bytes),
 }
 
 fn version(from: &mut Reader<'_>) -> Result<(), DecodeError> {
@@ -80,6 +84,10 @@ impl<'a> Request<'a> {
                 codec::put_node(&mut out, info);
             }
             Request::Report => out.u8(18),
+            Request::Member { request } => {
+                out.u8(3);
+                out.raw(request);
+            }
         }
         out.into_vec()
     }
@@ -95,6 +103,7 @@ impl<'a> Request<'a> {
                 Ok(Request::ReadIndex { consistency })
             }
             2 => Ok(Request::Transfer { to: from.u64("node id")? }),
+            3 => Ok(Request::Member { request: from.rest() }),
             16 => Ok(Request::Change { request: request(&mut from)? }),
             17 => Ok(Request::Greet { info: codec::node(&mut from)? }),
             18 => Ok(Request::Report),
@@ -147,6 +156,10 @@ impl Answer {
                 out.u8(19);
                 out.raw(report);
             }
+            Answer::Member(answer) => {
+                out.u8(6);
+                out.raw(answer);
+            }
         }
         out.into_vec()
     }
@@ -173,6 +186,7 @@ impl Answer {
                 found => return Err(unknown("standing", found, 2)),
             })),
             19 => Ok(Answer::Report(Bytes::copy_from_slice(from.rest()))),
+            6 => Ok(Answer::Member(Bytes::copy_from_slice(from.rest()))),
             found => Err(DecodeError::Unknown { what: "answer kind", found: found.into(), known: 19 }),
         }
     }

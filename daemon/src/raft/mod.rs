@@ -3,6 +3,7 @@
 mod forward;
 mod group;
 mod leadership;
+mod members;
 mod membership;
 mod propose;
 mod read;
@@ -10,6 +11,7 @@ mod serve;
 mod status;
 mod tracker;
 
+pub use members::{AskError, Asker, MemberService};
 pub use membership::{
     AdmitError, Change, ChangeError, Done, MemberSeen, MembershipDone, MembershipError, MembershipOp,
     MembershipRequest, Policy, Position, RecordError, Seen, Standing, StoredPolicy, TransferError,

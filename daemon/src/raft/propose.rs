@@ -237,7 +237,8 @@ impl Consensus {
                 | Answer::Changed(_)
                 | Answer::NotChanged(_)
                 | Answer::Greeted(_)
-                | Answer::Report(_),
+                | Answer::Report(_)
+                | Answer::Member(_),
             ) => Tried::Done(Err(unknown())),
             Err(error) => {
                 tracing::warn!(leader = leader.id, %error, "this node does not understand the leader");

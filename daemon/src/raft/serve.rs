@@ -2,6 +2,7 @@
 
 use super::Consensus;
 use super::forward::{Answer, Request};
+use super::members::{Asker, MemberService};
 use crate::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotMeta, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
@@ -61,8 +62,8 @@ impl Consensus {
         self.inner.raft.install_full_snapshot(vote, snapshot).await.map_err(|e| e.to_string())
     }
 
-    /// A member's request. `from`: its node id, as its connection proved it.
-    pub async fn answer(&self, from: u64, request: Bytes) -> Bytes {
+    /// A member's request; what is not for consensus is for `others`, once there are any.
+    pub async fn answer(&self, from: Asker, request: Bytes, others: Option<&impl MemberService>) -> Bytes {
         let answer = match Request::decode(&request) {
             Ok(Request::Propose { command }) => self.propose_for_peer(request.slice_ref(command)).await,
             Ok(Request::ReadIndex { consistency }) => {
@@ -71,8 +72,12 @@ impl Consensus {
             }
             Ok(Request::Transfer { to }) => self.begin_transfer(to).await,
             Ok(Request::Change { request }) => self.serve_change(request).await,
-            Ok(Request::Greet { info }) => self.greeted(from, info).await,
+            Ok(Request::Greet { info }) => self.greeted(from.node_id, info).await,
             Ok(Request::Report) => self.published_report().map_or(Answer::NotLeader, Answer::Report),
+            Ok(Request::Member { request: inner }) => match others {
+                Some(others) => Answer::Member(others.answer(from, request.slice_ref(inner)).await),
+                None => Answer::Unreadable("this node serves no requests of members yet".to_owned()),
+            },
             Err(error) => Answer::Unreadable(error.to_string()),
         };
         Bytes::from(answer.encode())

@@ -11,6 +11,7 @@ use super::snapshot::{self, SnapshotDir, SnapshotError, Verified};
 use super::snapshot_file::SnapshotFile;
 use crate::metrics::{SnapshotOp, StorageMetrics};
 use crate::raft_types::{Entry, EntryPayload, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::telemetry::chain;
 use crate::watch::Watches;
 use arc_swap::ArcSwap;
 use futures_util::{Stream, StreamExt};
@@ -230,18 +231,6 @@ impl StateMachine {
         self.jobs.send((run, done)).map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {

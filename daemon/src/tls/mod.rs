@@ -13,7 +13,7 @@ mod verify;
 
 pub use certificate::{Certified, Facts, MemberId, NODE_URI, NotX509, Validity, fingerprint, is_node_name, peer_of};
 pub use files::{TlsConfig, TlsError};
-pub use verify::JoinTrust;
+pub use verify::{JoinTrust, verify_chain};
 
 use arc_swap::ArcSwap;
 use files::Origin;
@@ -100,7 +100,7 @@ struct Loaded {
 struct Ends {
     certified: Certified,
     facts: Facts,
-    roots: Vec<CertificateDer<'static>>,
+    material: Material,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
@@ -191,14 +191,25 @@ impl Tls {
 
     /// The authorities this node believes.
     pub fn roots(&self) -> Vec<CertificateDer<'static>> {
-        self.loaded.load().member.as_ref().map(|ends| ends.roots.clone()).unwrap_or_default()
+        self.loaded.load().member.as_ref().map(|ends| ends.material.roots.clone()).unwrap_or_default()
     }
 
-    /// The server's side of a handshake.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<Accepted> {
+    /// All that this node shows and believes, if it has a certificate.
+    pub fn material(&self) -> Option<Material> {
+        self.loaded.load().member.as_ref().map(|ends| ends.material.clone())
+    }
+
+    /// The server's side of a handshake. `takes_joiner` is asked before anything is computed for somebody without a
+    /// certificate: strangers must not be able to keep this node busy.
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+        takes_joiner: impl FnOnce() -> Result<(), &'static str>,
+    ) -> io::Result<Accepted> {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let loaded = self.loaded.load_full();
         if wants_to_join(&start.client_hello()) {
+            takes_joiner().map_err(io::Error::other)?;
             let stream = start.into_stream(Arc::clone(&loaded.join)).await?;
             let exporter = exporter(|out| stream.get_ref().1.export_keying_material(out, JOIN_EXPORTER, None))?;
             return Ok(Accepted::Joiner { stream, exporter });
@@ -293,8 +304,8 @@ fn load(material: &Material, min_version: TlsVersion, origin: &Origin) -> Result
     let join = join_config(&rules.provider, presented, material.key.clone_key(), origin)?;
     let server = rules.server(material.chain.clone(), material.key.clone_key())?;
     let client = rules.client(material.chain.clone(), material.key.clone_key())?;
-    let (server, client, roots) = (Arc::new(server), Arc::new(client), material.roots.clone());
-    let member = Some(Ends { certified, facts, roots, server, client });
+    let (server, client, material) = (Arc::new(server), Arc::new(client), material.clone());
+    let member = Some(Ends { certified, facts, material, server, client });
     Ok(Loaded { join: Arc::new(join), member })
 }
 

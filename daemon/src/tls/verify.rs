@@ -54,6 +54,21 @@ impl Verifier {
     }
 }
 
+/// Whether one of these authorities signed the certificate, itself or by way of those between, and it is valid now.
+pub fn verify_chain(
+    end_entity: &CertificateDer<'_>,
+    between: &[CertificateDer<'_>],
+    authorities: &[CertificateDer<'static>],
+) -> Result<(), rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone())?;
+    }
+    let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+    let certificate = ParsedCertificate::try_from(end_entity)?;
+    verify_server_cert_signed_by_trust_anchor(&certificate, &roots, between, UnixTime::now(), algorithms.all)
+}
+
 /// The presented authority that the pin names; nothing else is trusted.
 fn anchor_of(pin: &[u8; 32], presented: &[CertificateDer<'_>]) -> Result<RootCertStore, rustls::Error> {
     let is_pinned = |certificate: &&CertificateDer<'_>| Facts::of(certificate).is_ok_and(|f| f.spki_sha256 == *pin);

@@ -10,7 +10,7 @@ use konsuld::raft_types::{
 };
 use konsuld::storage::SnapshotFile;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,6 +36,8 @@ pub(crate) struct Handler {
     pub(crate) known: Mutex<HashMap<u64, Known>>,
     /// What protected each call.
     pub(crate) protected_by: Mutex<Vec<Encryption>>,
+    /// Where nobody may ask to join from.
+    pub(crate) shunned: Mutex<Vec<IpAddr>>,
     /// Exporter and request of everybody without a certificate.
     pub(crate) enrolments: Mutex<Vec<([u8; 32], Bytes)>>,
     dir: TempDir,
@@ -114,6 +116,10 @@ impl PeerHandler for Handler {
         answer(&from.name, &request)
     }
 
+    fn may_enrol(&self, from: IpAddr) -> bool {
+        !self.shunned.lock().unwrap().contains(&from)
+    }
+
     async fn enrol(&self, from: SocketAddr, exporter: [u8; 32], request: Bytes) -> Bytes {
         let answered = answer(&from.ip().to_string(), &request);
         self.enrolments.lock().unwrap().push((exporter, request));
@@ -147,6 +153,7 @@ impl Server {
             local: LocalIdentity { cluster_id, node_id: 1, name: "alpha".to_owned(), epoch: 0 },
             known: Mutex::default(),
             protected_by: Mutex::default(),
+            shunned: Mutex::default(),
             enrolments: Mutex::default(),
             dir: TempDir::new().unwrap(),
             barrier: Barrier::new(TOGETHER),

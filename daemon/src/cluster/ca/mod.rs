@@ -83,8 +83,7 @@ impl Ca {
 
     fn of(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Ca, CaError> {
         let facts = Facts::of(&certificate).map_err(CaError::Certificate)?;
-        let spki: [u8; 32] = Sha256::digest(rcgen::PublicKeyData::subject_public_key_info(&key)).into();
-        if spki != facts.spki_sha256 {
+        if spki_sha256(&key) != facts.spki_sha256 {
             return Err(CaError::OtherKey);
         }
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(crypto("read the authority's certificate"))?;
@@ -164,14 +163,26 @@ impl Ca {
 /// A node's new key, and the request for its certificate (DER).
 pub fn request() -> Result<(KeyPair, Vec<u8>), CaError> {
     let key = new_key()?;
+    let csr = request_with(&key)?;
+    Ok((key, csr))
+}
+
+/// SHA-256 of the key's public half, as `SubjectPublicKeyInfo`.
+pub fn spki_sha256(key: &KeyPair) -> [u8; 32] {
+    Sha256::digest(rcgen::PublicKeyData::subject_public_key_info(key)).into()
+}
+
+/// A request for a certificate of this key (DER).
+pub fn request_with(key: &KeyPair) -> Result<Vec<u8>, CaError> {
     let mut params = CertificateParams::default();
     // Nobody reads it: the authority knows whom it signs for.
     params.distinguished_name.push(DnType::CommonName, "konsul");
-    let csr = params.serialize_request(&key).map_err(crypto("write a certificate signing request"))?;
-    Ok((key, csr.der().to_vec()))
+    let csr = params.serialize_request(key).map_err(crypto("write a certificate signing request"))?;
+    Ok(csr.der().to_vec())
 }
 
-fn new_key() -> Result<KeyPair, CaError> {
+/// A node's new key.
+pub fn new_key() -> Result<KeyPair, CaError> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(crypto("make a key"))
 }
 

@@ -8,12 +8,11 @@
 //! nothing on another connection. A request is always proven; an answer is, where the asker could not verify the
 //! server's certificate.
 
-use konsul_state::{DecodeError, Reader, Writer};
+use crate::cluster::token::PROOF_BYTES;
+use konsul_state::{DecodeError, Reader, Role, Writer};
 use rustls::pki_types::CertificateDer;
 
 const VERSION: u8 = 1;
-/// An Ed25519 signature.
-pub const PROOF_BYTES: usize = 64;
 
 /// A body and the proof that it was said on this connection by somebody who holds the token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,12 +90,14 @@ pub struct Granted {
     pub cluster_id: [u8; 16],
     pub epoch: u32,
     pub node_id: u64,
-    /// It votes when it is caught up; otherwise it stays a learner.
-    pub voter: bool,
+    /// What it becomes when it is caught up.
+    pub role: Role,
     /// Its certificate, then any intermediates.
     pub chain: Vec<CertificateDer<'static>>,
     /// The authorities of the cluster.
     pub roots: Vec<CertificateDer<'static>>,
+    /// What leads from an authority that is pinned no more to the one that signs.
+    pub bridges: Vec<CertificateDer<'static>>,
     /// Where the members listen, `host:port`.
     pub contacts: Vec<String>,
 }
@@ -206,9 +207,10 @@ impl EnrolAnswer {
                 out.raw(&granted.cluster_id);
                 out.u64(u64::from(granted.epoch));
                 out.u64(granted.node_id);
-                out.u8(if granted.voter { 1 } else { 2 });
+                granted.role.encode(&mut out);
                 put_certificates(&mut out, &granted.chain);
                 put_certificates(&mut out, &granted.roots);
+                put_certificates(&mut out, &granted.bridges);
                 out.usize(granted.contacts.len());
                 granted.contacts.iter().for_each(|contact| out.str(contact));
             }
@@ -250,15 +252,12 @@ impl EnrolAnswer {
 fn granted(from: &mut Reader<'_>) -> Result<Granted, DecodeError> {
     Ok(Granted {
         cluster_id: from.array("cluster id")?,
-        epoch: u32::try_from(from.u64("epoch")?).map_err(|_| DecodeError::Invalid { what: "epoch" })?,
+        epoch: from.u32("epoch")?,
         node_id: from.u64("node id")?,
-        voter: match from.u8("role")? {
-            1 => true,
-            2 => false,
-            found => return Err(DecodeError::Unknown { what: "role", found: found.into(), known: 2 }),
-        },
+        role: Role::decode(from)?,
         chain: certificates(from, "certificate chain")?,
         roots: certificates(from, "authorities")?,
+        bridges: certificates(from, "bridges")?,
         contacts: from.list("contacts", |from| Ok(from.str("contact")?.to_owned()))?,
     })
 }
@@ -279,9 +278,10 @@ mod tests {
             cluster_id: [7; 16],
             epoch: 3,
             node_id: 9,
-            voter: false,
+            role: Role::Learner,
             chain: vec![certificate(1)],
             roots: vec![certificate(2), certificate(3)],
+            bridges: vec![certificate(4)],
             contacts: vec!["h:1".to_owned()],
         };
         let codes =
@@ -315,7 +315,8 @@ mod tests {
         let length = u8::try_from(body.len()).unwrap();
         let envelope = [&[1, length], body.as_slice(), &[1], &[5; PROOF_BYTES]].concat();
         assert_eq!(Envelope { body, proof: Some([5; PROOF_BYTES]) }.encode(), envelope);
-        let granted = [&[1], [7; 16].as_slice(), &[3, 9, 2, 1, 2, 1, 1, 2, 2, 2, 2, 2, 3, 3, 1, 3], b"h:1"].concat();
+        let granted =
+            [&[1], [7; 16].as_slice(), &[3, 9, 2, 1, 2, 1, 1, 2, 2, 2, 2, 2, 3, 3, 1, 2, 4, 4, 1, 3], b"h:1"].concat();
         assert_eq!(answers()[0].encode(), granted);
         assert_eq!(answers()[1].encode(), [2, 1]);
         assert_eq!(answers()[3].encode(), b"\x03\x03h:1");

@@ -3,7 +3,7 @@
 //! Each file is replaced as a whole, and the three fit together after a crash at any moment: while a certificate is
 //! replaced the key file holds the new key before the old one, and whoever loads takes the one that fits.
 
-use crate::cluster::ca::{CaRecord, Stage};
+use crate::cluster::ca::{CaError, CaRecord, Stage, new_key};
 use crate::durable::{self, DurableError};
 use crate::tls::{Facts, Material, NotX509};
 use base64::Engine as _;
@@ -43,6 +43,14 @@ pub enum IdentityError {
         "{path} holds no key that fits the certificate beside it; put it back, or remove the directory and join anew"
     )]
     NoKey { path: PathBuf },
+    #[error("{path} is no key that this node can join with; remove it")]
+    Key {
+        path: PathBuf,
+        #[source]
+        source: rcgen::Error,
+    },
+    #[error("make a key to join with")]
+    NewKey(#[source] CaError),
     #[error("{path} is no record of an authority")]
     Record {
         path: PathBuf,
@@ -75,6 +83,11 @@ impl IdentityFiles {
 
     fn roots(&self) -> PathBuf {
         self.dir.join("ca.pem")
+    }
+
+    /// The key of a node that is about to join.
+    fn joining(&self) -> PathBuf {
+        self.dir.join("joining.key")
     }
 
     /// The record of an authority that was made and is not in the replicated state yet. Its key is sealed.
@@ -110,9 +123,39 @@ impl IdentityFiles {
         durable::write(&self.key(), new.as_bytes()).map_err(IdentityError::Write)
     }
 
+    /// This node is nobody any more: its id went with its data, and joining makes it another.
+    pub fn remove(&self) -> Result<(), IdentityError> {
+        let all = [self.chain(), self.key(), self.roots(), self.founding(), self.joining()];
+        for path in all.iter().filter(|path| path.exists()) {
+            durable::remove(path).map_err(IdentityError::Write)?;
+        }
+        Ok(())
+    }
+
     /// From now on this node believes these authorities.
     pub fn store_roots(&self, roots: &[CertificateDer<'static>]) -> Result<(), IdentityError> {
         durable::write(&self.roots(), pem_all(roots).as_bytes()).map_err(IdentityError::Write)
+    }
+
+    /// The key to join with, made if there is none: after a crash the node asks with the same one again, and so gets what
+    /// it was granted and did not hear of.
+    pub fn joining_key(&self) -> Result<KeyPair, IdentityError> {
+        let path = self.joining();
+        if let Some(bytes) = read(&path)? {
+            let key = PrivateKeyDer::from_pem_slice(&bytes);
+            let key = key.map_err(|source| IdentityError::NotPem { path: path.clone(), source })?;
+            return KeyPair::try_from(&key).map_err(|source| IdentityError::Key { path, source });
+        }
+        let key = new_key().map_err(IdentityError::NewKey)?;
+        durable::create_dir_all(&self.dir).map_err(IdentityError::Write)?;
+        let text = pem("PRIVATE KEY", key.serialized_der());
+        durable::write(&path, text.as_bytes()).map_err(IdentityError::Write)?;
+        Ok(key)
+    }
+
+    /// The node is a member, and knows it for good.
+    pub fn remove_joining_key(&self) -> Result<(), IdentityError> {
+        durable::remove(&self.joining()).map(drop).map_err(IdentityError::Write)
     }
 
     /// Keeps a new authority's record until the replicated state has it.
@@ -205,6 +248,10 @@ mod tests {
             files.store(&kept).unwrap();
             assert!(same(&files.load().unwrap().unwrap(), &kept));
         }
+        let other = IdentityFiles::in_data_dir(&dir.path().join("other"));
+        other.store(&material(&ca)).unwrap();
+        other.remove().unwrap();
+        assert!(other.load().unwrap().is_none());
         let mode = std::fs::metadata(files.key()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let keys = std::fs::read_to_string(files.key()).unwrap();
@@ -241,6 +288,19 @@ mod tests {
         assert!(matches!(files.load(), Err(IdentityError::Empty { .. })));
         std::fs::write(files.chain(), "-----BEGIN CERTIFICATE-----\nAAAA").unwrap();
         assert!(matches!(files.load(), Err(IdentityError::NotPem { .. })));
+    }
+
+    #[test]
+    fn a_node_joins_with_the_same_key_until_it_is_a_member() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = IdentityFiles::in_data_dir(dir.path());
+        let key = files.joining_key().unwrap();
+        assert_eq!(files.joining_key().unwrap().serialized_der(), key.serialized_der());
+        let mode = std::fs::metadata(files.joining()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        files.remove_joining_key().unwrap();
+        files.remove_joining_key().unwrap();
+        assert_ne!(files.joining_key().unwrap().serialized_der(), key.serialized_der());
     }
 
     #[test]

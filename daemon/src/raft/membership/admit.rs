@@ -2,10 +2,11 @@
 
 use super::super::Consensus;
 use super::super::propose::{ProposeError, millis};
+use super::learners::RecordError;
 use super::seen::CHANGE_TIMEOUT;
 use crate::raft_types::{NodeInfo, TypeConfig};
 use crate::storage::Identity;
-use konsul_state::{Command, Outcome};
+use konsul_state::{Command, Outcome, Role as NodeRole};
 use openraft::error::{ClientWriteError, RaftError};
 
 /// A node that was not admitted.
@@ -17,6 +18,11 @@ pub enum AdmitError {
     Propose {
         #[source]
         source: ProposeError,
+    },
+    #[error("note that the node stays a learner")]
+    Record {
+        #[source]
+        source: RecordError,
     },
     #[error("add the node as a learner")]
     Learner {
@@ -42,8 +48,9 @@ impl Consensus {
         self.inner.state.view().and_then(|view| view.cluster_id()).is_ok_and(|id| id.is_some())
     }
 
-    /// As the leader: grants a node id to a new node and makes it a learner. It is promoted when it is caught up.
-    pub async fn admit(&self, wished: u64, info: NodeInfo) -> Result<u64, AdmitError> {
+    /// As the leader: grants a node id to a new node and makes it a learner. It is promoted when it is caught up, unless
+    /// it is meant to stay a learner.
+    pub async fn admit(&self, wished: u64, info: NodeInfo, role: NodeRole) -> Result<u64, AdmitError> {
         if !self.leads() {
             return Err(AdmitError::NotLeader);
         }
@@ -53,6 +60,9 @@ impl Consensus {
             return Err(AdmitError::Unexpected { outcome: committed.outcome });
         };
         tracing::info!(node = node_id, name = %info.name, rpc = %info.rpc, "node admitted");
+        if role == NodeRole::Learner {
+            self.keep_learner(node_id, true).await.map_err(|source| AdmitError::Record { source })?;
+        }
         // Not blocking: openraft calls a learner caught up that it never reached.
         let added = tokio::time::timeout(CHANGE_TIMEOUT, self.inner.raft.add_learner(node_id, info, false)).await;
         let added = added.map_err(|_| AdmitError::TimedOut { waited_ms: millis(CHANGE_TIMEOUT) })?;
