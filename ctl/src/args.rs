@@ -79,6 +79,9 @@ pub(crate) enum Command {
     /// Look at the cluster and steer it
     #[command(subcommand)]
     Cluster(cmd::cluster::Cluster),
+    /// Look at the cluster's own authority and replace it
+    #[command(subcommand)]
+    Ca(cmd::ca::Ca),
     /// Show who did what to the cluster, from where, and what came of it
     Audit(cmd::audit::Audit),
     /// Save, restore and inspect backups

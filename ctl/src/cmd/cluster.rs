@@ -160,6 +160,10 @@ fn head(status: &ClusterStatus) -> String {
             ),
         ),
     ];
+    if let Some(own) = &node.certificate {
+        let by = own.authority.map_or_else(|| "from files".to_owned(), |number| format!("of authority {number}"));
+        pairs.push(("Certificate", format!("until {} ({by})", own.not_after)));
+    }
     if let Some(reason) = &node.read_only {
         pairs.push(("Read only", reason.clone()));
     }
@@ -182,9 +186,11 @@ fn members(members: &[Member]) -> String {
             m.http.clone(),
             m.lag.map_or_else(unknown, |lag| lag.to_string()),
             m.last_contact_ms.map_or_else(unknown, |ms| format!("{ms} ms")),
+            m.encryption.clone().unwrap_or_else(unknown),
         ]
     };
-    output::table(&["NODE", "ID", "ROLE", "VOTER", "RPC", "HTTP", "LAG", "LAST CONTACT"], members.iter().map(row))
+    let columns = ["NODE", "ID", "ROLE", "VOTER", "RPC", "HTTP", "LAG", "LAST CONTACT", "ENCRYPTION"];
+    output::table(&columns, members.iter().map(row))
 }
 
 fn unknown() -> String {

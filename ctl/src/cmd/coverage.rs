@@ -36,6 +36,8 @@ pub(crate) const COVERAGE: &[Operation] = &[
     op("GET", "/v1/cluster/join-token", "cluster tokens"),
     op("DELETE", "/v1/cluster/join-token/{id}", "cluster revoke-token"),
     op("GET", "/v1/cluster/audit", "audit"),
+    op("GET", "/v1/cluster/ca", "ca status"),
+    op("POST", "/v1/cluster/ca/rotate", "ca rotate"),
     op("POST", "/v1/cluster/init", "cluster init"),
     op("POST", "/v1/cluster/join", "cluster join"),
     op("GET", "/health/live", "health --live"),

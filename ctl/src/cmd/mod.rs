@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod bench;
+pub(crate) mod ca;
 pub(crate) mod cluster;
 pub(crate) mod coverage;
 pub(crate) mod docs;
@@ -22,6 +23,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<E
         Command::Txn(txn) => txn::run(&txn, context).await,
         Command::Batch(batch) => txn::run_batch(&batch, context).await,
         Command::Cluster(cluster) => cluster::run(cluster, context).await,
+        Command::Ca(ca) => ca::run(&ca, context).await,
         Command::Audit(audit) => audit::run(&audit, context).await,
         Command::Snapshot(snapshot) => snapshot::run(snapshot, context).await,
         Command::Health(health) => node::run_health(&health, context).await,

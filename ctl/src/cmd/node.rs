@@ -68,11 +68,12 @@ async fn health(context: &Context, path: &str) -> anyhow::Result<health::Health>
 }
 
 fn in_words(what: &str, health: &health::Health) -> String {
+    let warnings: Vec<String> = health.warnings.iter().map(|w| format!("\n  warning: {w}")).collect();
     if health.ok {
-        return what.to_owned();
+        return format!("{what}{}", warnings.concat());
     }
     let reasons: Vec<String> = health.reasons.iter().map(|r| format!("\n  {r}")).collect();
-    format!("not {what}{}", reasons.concat())
+    format!("not {what}{}{}", reasons.concat(), warnings.concat())
 }
 
 pub(crate) async fn run_metrics(context: &Context) -> anyhow::Result<Exit> {

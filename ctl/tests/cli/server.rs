@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use konsul_api::{
     audit::AuditRow,
     batch::{BatchAnswer, BatchOp, BatchRequest},
+    ca::OwnCertificate,
     cluster::{ClusterStatus, Leader, Member, NodeStatus, Role},
     join_token::{JoinTokenAnswer, JoinTokenRequest},
     kv::KvEntry,
@@ -36,6 +37,8 @@ pub(crate) struct State {
     pub(crate) writes_left: Option<u64>,
     /// Bytes of `GET /v1/snapshot`, and what `PUT` brought.
     pub(crate) snapshot: Vec<u8>,
+    /// The authority is being replaced.
+    pub(crate) is_rotating: bool,
     /// What the audit holds.
     pub(crate) audit: Vec<AuditRow>,
     /// Ends a recursive answer in the middle.
@@ -279,6 +282,11 @@ fn other(method: &Method, path: &str, body: &[u8], shared: &Shared) -> Answer {
             json(200, &serde_json::json!({"index": 7, "term": 2, "bytes": 99, "sha256": "ab12"}))
         }
         ("PUT", "/v1/cluster/transfer-leadership") => transfer(body, shared.address),
+        ("GET", "/v1/cluster/ca") => json(200, &authorities(state.is_rotating)),
+        ("POST", "/v1/cluster/ca/rotate") => {
+            state.is_rotating = true;
+            json(200, &serde_json::json!({"number": 2}))
+        }
         ("POST", "/v1/cluster/join-token") => json(200, &made_token(body)),
         ("GET", "/v1/cluster/join-token") => json(200, &tokens()),
         ("DELETE", "/v1/cluster/join-token/abcdefg2") => json(200, &serde_json::json!({"id": "abcdefg2"})),
@@ -359,6 +367,20 @@ fn audit(query: &str, shared: &Shared) -> Vec<AuditRow> {
     }
 }
 
+fn authorities(rotating: bool) -> serde_json::Value {
+    let authority = |number: u64, stage: &str, can_sign: bool| {
+        serde_json::json!({"number": number, "stage": stage, "fingerprint": format!("{number}f").repeat(32),
+            "not_before": "2026-01-01T00:00:00.000Z", "not_after": "2035-12-30T00:00:00.000Z",
+            "sealing_key": format!("{number}a").repeat(8), "can_sign": can_sign})
+    };
+    let waiting = serde_json::json!([{"id": 3, "name": "n3", "why": "it does not trust authority 2 yet"}]);
+    match rotating {
+        false => serde_json::json!({"authorities": [authority(1, "active", true)], "rotating": false, "waiting": []}),
+        true => serde_json::json!({"authorities": [authority(1, "active", true), authority(2, "next", false)],
+            "rotating": true, "waiting": waiting}),
+    }
+}
+
 /// What was asked for, with the defaults of the API.
 fn made_token(body: &[u8]) -> JoinTokenAnswer {
     let request: JoinTokenRequest = serde_json::from_slice(body).expect("request");
@@ -410,6 +432,7 @@ fn status(state: &State, address: SocketAddr) -> ClusterStatus {
         voter: true,
         lag: if state.is_leaderless { None } else { Some(id - 1) },
         last_contact_ms: if state.is_leaderless { None } else { Some(0) },
+        encryption: (id > 1).then(|| "TLS 1.3".to_owned()),
     };
     let role = if state.is_leaderless { Role::Follower } else { Role::Leader };
     ClusterStatus {
@@ -426,6 +449,12 @@ fn status(state: &State, address: SocketAddr) -> ClusterStatus {
             snapshot_index: 0,
             last_contact_ms: None,
             read_only: None,
+            certificate: Some(OwnCertificate {
+                not_before: "2026-01-01T00:00:00.000Z".to_owned(),
+                not_after: "2026-01-04T00:00:00.000Z".to_owned(),
+                expires_in_s: 259_200,
+                authority: Some(1),
+            }),
             waiting: None,
             contacts: Vec::new(),
         },

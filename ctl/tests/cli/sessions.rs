@@ -71,6 +71,11 @@ fn tokens_and_the_audit_are_shown_as_in_the_golden_session() {
 }
 
 #[test]
+fn the_authority_is_shown_and_replaced_as_in_the_golden_session() {
+    play("ca", &Server::start());
+}
+
+#[test]
 fn an_audit_of_nothing_is_said_to_be_one() {
     let (server, dir) = (Server::start(), tempfile::tempdir().expect("directory"));
     let output = run(&server, dir.path(), &["audit"]);

@@ -1,5 +1,6 @@
 //! `/v1/cluster`: what Consul's API does not tell.
 
+use crate::ca::OwnCertificate;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -61,6 +62,9 @@ pub struct NodeStatus {
     pub last_contact_ms: Option<u64>,
     /// Why the node accepts no writes, if so.
     pub read_only: Option<String>,
+    /// Its certificate for other nodes; `null`: it has none.
+    #[serde(default)]
+    pub certificate: Option<OwnCertificate>,
     /// What a node that is in no cluster waits for or does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
@@ -101,6 +105,10 @@ pub struct Member {
     pub lag: Option<u64>,
     /// Milliseconds since it last answered the leader; only the leader knows.
     pub last_contact_ms: Option<u64>,
+    /// What protects the answering node's connections to it: `TLS 1.3`, `TLS 1.2` or `none`; `null`: there is no
+    /// connection, or it is the answering node itself.
+    #[serde(default)]
+    pub encryption: Option<String>,
 }
 
 /// `POST /v1/cluster/transfer-leadership`; an empty body picks the best follower.

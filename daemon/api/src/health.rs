@@ -9,4 +9,7 @@ pub struct Health {
     pub ok: bool,
     /// If not, why, in words; one sentence a reason.
     pub reasons: Vec<String>,
+    /// What will make it otherwise if nobody acts; one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }

@@ -1,7 +1,7 @@
 //! What goes over Konsul's HTTP API, byte for byte.
 //!
 //! Two families live here: the wire contract of Consul's API (`kv`, `txn`, `status`, `agent`), frozen by others, and
-//! Konsul's own (`batch`, `cluster`, `join_token`, `audit`, `health`).  Knows nothing about: where values come from, any I/O.
+//! Konsul's own (`batch`, `cluster`, `ca`, `join_token`, `audit`, `health`).  Knows nothing about: where values come from, any I/O.
 
 #![warn(missing_docs)]
 
@@ -9,6 +9,7 @@ pub mod agent;
 pub mod audit;
 pub mod batch;
 mod bytes64;
+pub mod ca;
 pub mod cluster;
 pub mod headers;
 pub mod health;

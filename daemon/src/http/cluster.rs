@@ -4,13 +4,16 @@ use super::body::Body;
 use super::context::{Ask, Context};
 use super::error::ApiError;
 use super::upload::{self, Limit};
+use crate::cluster::identity::Papers;
 use crate::cluster::lobby::Doing;
 use crate::raft::{self, Consistency};
 use hyper::Response;
 use hyper::body::Incoming;
+use konsul_api::ca::OwnCertificate;
 use konsul_api::cluster::{
     ClusterStatus, DigestAnswer, Leader, Member, NodeStatus, Role, SnapshotAnswer, TransferAnswer, TransferRequest,
 };
+use konsul_api::time::rfc3339;
 use konsul_state::Index;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -22,7 +25,7 @@ const LAG_HEALTHY_MAX: u64 = 1000;
 const CONTACT_HEALTHY_MAX: Duration = Duration::from_secs(1);
 
 pub(super) fn status(context: &Context, ask: &Ask<'_>) -> Response<Body> {
-    ask.serialized(&describe(context.deps.consensus.status()))
+    ask.serialized(&describe(context.deps.consensus.status(), &context.deps.papers))
 }
 
 pub(super) fn leader(context: &Context, ask: &Ask<'_>) -> Result<Response<Body>, ApiError> {
@@ -32,7 +35,7 @@ pub(super) fn leader(context: &Context, ask: &Ask<'_>) -> Result<Response<Body>,
 }
 
 pub(super) fn peers(context: &Context, ask: &Ask<'_>) -> Response<Body> {
-    ask.serialized(&describe(context.deps.consensus.status()).members)
+    ask.serialized(&describe(context.deps.consensus.status(), &context.deps.papers).members)
 }
 
 /// A hash of the state; with `?index=N` of a state that holds at least the entries up to N.
@@ -118,13 +121,28 @@ pub(super) fn node_only(name: &str, doing: Doing) -> ClusterStatus {
             snapshot_index: 0,
             last_contact_ms: None,
             read_only: None,
+            certificate: None,
             waiting: Some(doing.what),
             contacts: doing.contacts,
         },
     }
 }
 
-fn describe(status: raft::Status) -> ClusterStatus {
+fn describe(status: raft::Status, papers: &Papers) -> ClusterStatus {
+    let mut described = of_raft(status);
+    described.node.certificate = papers.certificate().map(|own| OwnCertificate {
+        not_before: rfc3339(own.facts.validity.not_before_ms),
+        not_after: rfc3339(own.facts.validity.not_after_ms),
+        expires_in_s: own.left.as_secs(),
+        authority: own.authority,
+    });
+    for member in &mut described.members {
+        member.encryption = papers.encryption(member.id).map(|encryption| encryption.as_str().to_owned());
+    }
+    described
+}
+
+fn of_raft(status: raft::Status) -> ClusterStatus {
     let leads = status.contact.is_leader;
     // Only the leader knows who answers; elsewhere every voter counts as well.
     let able = |id: &u64| !leads || status.members.iter().any(|member| member.peer.id == *id && is_healthy(member));
@@ -152,6 +170,7 @@ fn describe(status: raft::Status) -> ClusterStatus {
             snapshot_index: status.snapshot_index,
             last_contact_ms: if leads { Some(0) } else { status.contact.since_heard.map(millis) },
             read_only: status.read_only,
+            certificate: None,
             waiting: None,
             contacts: Vec::new(),
         },
@@ -193,6 +212,7 @@ fn member_of(member: raft::MemberStatus) -> Member {
         voter: member.voter,
         lag: member.lag,
         last_contact_ms: member.last_contact.map(millis),
+        encryption: None,
     }
 }
 
@@ -254,7 +274,7 @@ mod tests {
         for (members, tolerance, healthy) in table {
             let members: Vec<_> =
                 (1..).zip(members).map(|(id, (voter, contact))| member(id, voter, Some(0), contact)).collect();
-            let status = describe(seen_by_leader(members.clone()));
+            let status = of_raft(seen_by_leader(members.clone()));
             assert_eq!((status.failure_tolerance, status.healthy), (tolerance, Some(healthy)), "{members:?}");
         }
     }
@@ -265,13 +285,13 @@ mod tests {
         let mut status = seen_by_leader(members);
         status.voter_sets = vec![BTreeSet::from([1, 2]), BTreeSet::from([1, 2, 3])];
         status.settled = false;
-        let changing = describe(status.clone());
+        let changing = of_raft(status.clone());
         assert_eq!((changing.failure_tolerance, changing.healthy), (0, Some(false)));
         status.voter_sets.remove(0);
-        let uncommitted = describe(status.clone());
+        let uncommitted = of_raft(status.clone());
         assert_eq!((uncommitted.failure_tolerance, uncommitted.healthy), (1, Some(false)));
         status.settled = true;
-        assert_eq!(describe(status).healthy, Some(true));
+        assert_eq!(of_raft(status).healthy, Some(true));
     }
 
     #[test]
@@ -281,7 +301,7 @@ mod tests {
         status.contact =
             raft::Contact { is_leader: false, since_heard: Some(Duration::from_millis(7)), ..status.contact };
         status.role = raft::Role::Follower;
-        let status = describe(status);
+        let status = of_raft(status);
         assert_eq!((status.healthy, status.failure_tolerance), (None, 1));
         assert_eq!(status.node.last_contact_ms, Some(7));
         assert_eq!(status.cluster_id, "abababab-abab-abab-abab-abababababab");

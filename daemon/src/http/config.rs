@@ -2,6 +2,7 @@
 
 use crate::clock::Clock;
 use crate::cluster::audit::Audit;
+use crate::cluster::identity::Papers;
 use crate::cluster::lobby::Lobby;
 use crate::metrics::Metrics;
 use crate::raft::{Consensus, Consistency};
@@ -102,6 +103,8 @@ pub struct Deps {
     pub audit: Audit,
     /// For what people read.
     pub clock: Clock,
+    /// Who this node is.
+    pub papers: Papers,
     /// Where requests are counted.
     pub metrics: Metrics,
     /// Section `http` of the configuration.

@@ -8,7 +8,7 @@ use konsul_api::health::Health;
 
 /// Whoever reads the answer knows that the process serves.
 pub(super) fn live(ask: &Ask<'_>) -> Response<Body> {
-    ask.serialized(&Health { ok: true, reasons: Vec::new() })
+    ask.serialized(&Health { ok: true, reasons: Vec::new(), warnings: Vec::new() })
 }
 
 pub(super) fn ready(context: &Context, ask: &Ask<'_>) -> Response<Body> {
@@ -16,8 +16,10 @@ pub(super) fn ready(context: &Context, ask: &Ask<'_>) -> Response<Body> {
     if context.stop.is_cancelled() {
         reasons.push("this node is stopping".to_owned());
     }
+    reasons.extend(context.deps.papers.not_ready());
     let ok = reasons.is_empty();
-    let mut response = ask.serialized(&Health { ok, reasons });
+    let warnings = context.deps.papers.warning().into_iter().collect();
+    let mut response = ask.serialized(&Health { ok, reasons, warnings });
     if !ok {
         *response.status_mut() = status::NOT_READY;
     }

@@ -8,6 +8,7 @@ mod archive;
 mod batch;
 mod blocking;
 mod body;
+mod ca;
 mod cluster;
 mod config;
 mod connection;

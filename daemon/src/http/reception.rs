@@ -43,7 +43,7 @@ fn sentence(reception: &Reception) -> String {
 }
 
 fn ready(reception: &Reception, ask: &Ask<'_>) -> Response<Body> {
-    let mut response = ask.serialized(&Health { ok: false, reasons: vec![sentence(reception)] });
+    let mut response = ask.serialized(&Health { ok: false, reasons: vec![sentence(reception)], warnings: Vec::new() });
     *response.status_mut() = status::NOT_READY;
     response
 }

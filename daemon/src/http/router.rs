@@ -67,6 +67,8 @@ pub(super) enum Handler {
     JoinTokenCreate,
     JoinTokenList,
     JoinTokenRevoke,
+    CaStatus,
+    CaRotate,
     Audit,
     ClusterInit,
     ClusterJoin,
@@ -229,6 +231,13 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
         params: &[LIMIT, AFTER, PRETTY],
         ..cluster(Method::Get, "/v1/cluster/audit", Handler::Audit, "Who did what to the cluster, oldest first")
     },
+    cluster(Method::Get, "/v1/cluster/ca", Handler::CaStatus, "The cluster's own authority"),
+    cluster_write(
+        Method::Post,
+        Pattern::Exact("/v1/cluster/ca/rotate"),
+        Handler::CaRotate,
+        "Begin to replace the cluster's own authority",
+    ),
     cluster(Method::Post, "/v1/cluster/init", Handler::ClusterInit, "Form a new cluster, on a node that is in none"),
     cluster(
         Method::Post,
@@ -248,7 +257,7 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
     read(Pattern::Exact("/"), Handler::Root, Reads::Nothing, "A greeting"),
 ];
 
-const ROUTE_COUNT: usize = 30;
+const ROUTE_COUNT: usize = 32;
 const BATCH: &str = "/v1/batch";
 const BATCH_SUMMARY: &str = "Many key/value writes in one log entry";
 const SNAPSHOT: &str = "/v1/snapshot";

@@ -8,7 +8,7 @@ use super::metrics::RouteMetrics;
 use super::query::Query;
 use super::router::{self, Errors, Found, Handler, ROUTES, Route, Writes};
 use super::{
-    agent, batch, cluster, health, join_token, kv, metrics, openapi, path, reception, snapshot,
+    agent, batch, ca, cluster, health, join_token, kv, metrics, openapi, path, reception, snapshot,
     status as consul_status, txn,
 };
 use flate2::{Compression, write::GzEncoder};
@@ -136,6 +136,8 @@ async fn dispatch(
         Handler::JoinTokenCreate => Box::pin(join_token::create(context, ask, body)).await,
         Handler::JoinTokenList => Box::pin(join_token::list(context, ask)).await,
         Handler::JoinTokenRevoke => Box::pin(join_token::revoke(context, ask)).await,
+        Handler::CaStatus => Box::pin(ca::status(context, ask)).await,
+        Handler::CaRotate => Box::pin(ca::rotate(context, ask)).await,
         Handler::Audit => Box::pin(join_token::audit(context, ask)).await,
         Handler::ClusterInit | Handler::ClusterJoin => Err(cluster::is_member(context)),
         Handler::Live => Ok(health::live(ask)),

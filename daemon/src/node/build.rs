@@ -2,6 +2,7 @@
 
 use crate::clock::Clock;
 use crate::cluster::audit::Audit;
+use crate::cluster::identity::Papers;
 use crate::cluster::lobby::Lobby;
 use crate::cluster::{Former, Seat};
 use crate::config::{Config, Form, TlsMode};
@@ -105,10 +106,11 @@ pub(super) fn reception(config: &Config, metrics: &Metrics, lobby: Lobby) -> Rec
     Reception { metrics: metrics.clone(), config: config.http.clone(), node_name: config.node.name.clone(), lobby }
 }
 
-pub(super) fn http(config: &Config, consensus: &Consensus, audit: Audit, clock: Clock, metrics: Metrics) -> Deps {
+pub(super) fn http(config: &Config, consensus: &Consensus, audit: Audit, papers: Papers, metrics: Metrics) -> Deps {
     Deps {
         audit,
-        clock,
+        clock: papers.clock,
+        papers,
         consensus: consensus.clone(),
         metrics,
         config: config.http.clone(),

@@ -5,6 +5,7 @@ mod handler;
 
 use crate::clock::Clock;
 use crate::cluster::audit::Audit;
+use crate::cluster::identity::Papers;
 use crate::cluster::lobby::{self, Lobby};
 use crate::cluster::{self, Promise};
 use crate::config::Config;
@@ -181,7 +182,9 @@ impl Node {
         let audit = Audit::new(self.clock, self.metrics.cluster.clone());
         // Stops with HTTP: what is left is written while peers can still be reached.
         tasks.spawn(audit.clone().run(consensus.clone(), stop_http.clone()));
-        let deps = build::http(&self.config, &consensus, audit, self.clock, self.metrics);
+        let tls = self.transport.tls().cloned();
+        let papers = Papers { tls, authority: None, pool: pool.clone(), clock: self.clock };
+        let deps = build::http(&self.config, &consensus, audit, papers, self.metrics);
         // It fails if the node is stopping, and then nobody is answered any more.
         drop(begin_http.send(deps));
         tracing::info!(node = consensus.identity().node_id, name = %self.config.node.name, "serving");

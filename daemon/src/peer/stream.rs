@@ -67,6 +67,14 @@ pub(super) enum Incoming {
 }
 
 impl Transport {
+    /// The certificates, if there are any.
+    pub fn tls(&self) -> Option<&Tls> {
+        match self {
+            Transport::Tls(tls) | Transport::Permissive(tls) => Some(tls),
+            Transport::Plain => None,
+        }
+    }
+
     /// The server's side.
     pub(super) async fn accept(
         &self,

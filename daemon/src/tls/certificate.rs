@@ -80,6 +80,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Whether it names that authority's key as the one that signed it.
+    pub fn is_signed_by(&self, authority: &Facts) -> bool {
+        authority.key_id.is_some() && self.issuer_key_id == authority.key_id
+    }
+
     /// Reads a certificate.
     pub fn of(certificate: &CertificateDer<'_>) -> Result<Facts, NotX509> {
         let parsed = X509Certificate::from_der(certificate);

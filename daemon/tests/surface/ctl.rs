@@ -244,6 +244,10 @@ fn tokens_and_audit(ctl: &Ctl, node: SocketAddr) {
     assert_eq!(ctl.json(node, "cluster tokens"), serde_json::json!([]));
     assert!(ctl.failed(node, "cluster revoke-token abcdefg2").contains("there is no token abcdefg2"));
     assert_eq!(ctl.json(node, "audit --limit 10"), serde_json::json!([]));
+    for command in ["ca status", "ca rotate"] {
+        let why = ctl.failed(node, command);
+        assert!(why.contains("no authority of its own"), "{command}: {why}");
+    }
 }
 
 fn about_the_node(ctl: &Ctl, node: SocketAddr, name: &str) {

@@ -45,7 +45,7 @@ fn request(route: &Route, asked: Asked, archive: &[u8], leader: &str) -> Request
     let path = route.template().replace("{key}", "canary/key").replace("{id}", "canarytk");
     let body = match (route.method, route.template()) {
         (Method::Get | Method::Delete, _) | (Method::Put | Method::Post, "/v1/cluster/snapshot") => None,
-        (Method::Post, "/v1/cluster/join-token") => None,
+        (Method::Post, "/v1/cluster/join-token" | "/v1/cluster/ca/rotate") => None,
         // Refused by a member, whatever they say.
         (Method::Post, "/v1/cluster/init" | "/v1/cluster/join") => None,
         (Method::Put, "/v1/kv/{key}") => Some(b"value".to_vec()),
@@ -102,7 +102,7 @@ fn check_refusal(answer: &Answer, leader: &Node, what: &str) {
 /// authority whose nodes could join with a token, and no token that could be revoked.
 fn status_done(route: &Route) -> u16 {
     match (route.method, route.template()) {
-        (Method::Post, "/v1/cluster/join-token") => 409,
+        (Method::Post, "/v1/cluster/join-token" | "/v1/cluster/ca/rotate") => 409,
         (Method::Delete, "/v1/cluster/join-token/{id}") => 404,
         _ => 200,
     }
@@ -150,6 +150,8 @@ fn check_rest(node: &Node, leader: &Node) {
                 "/v1/kv/{key}" => &[200, 404],
                 // It is in a cluster already.
                 "/v1/cluster/init" | "/v1/cluster/join" => &[409],
+                // It has no authority of its own.
+                "/v1/cluster/ca" => &[409],
                 _ => &[200],
             };
             assert!(expected.contains(&answer.status), "{what}: {}", answer.status);

@@ -265,8 +265,7 @@ fn jitter() -> f64 {
 }
 
 fn signed_by(leaf: &Facts, authority: &CertificateDer<'_>) -> bool {
-    let key = Facts::of(authority).ok().and_then(|facts| facts.key_id);
-    key.is_some() && leaf.issuer_key_id == key
+    Facts::of(authority).is_ok_and(|authority| leaf.is_signed_by(&authority))
 }
 
 /// Whether a certificate is to be renewed.

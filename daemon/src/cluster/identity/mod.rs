@@ -21,6 +21,7 @@ mod files;
 mod founding;
 mod keeper;
 mod message;
+mod papers;
 mod rotation;
 
 pub use authority::{Authority, AuthorityError, AuthorityParts, Stored};
@@ -28,3 +29,4 @@ pub use files::{IdentityError, IdentityFiles};
 pub use founding::{FoundError, found};
 pub use keeper::Keeper;
 pub use message::{MemberAnswer, MemberRequest, Shown, Signed, Waiting};
+pub use papers::{OwnCertificate, Papers};
