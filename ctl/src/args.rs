@@ -84,6 +84,12 @@ pub(crate) enum Command {
     Ca(cmd::ca::Ca),
     /// Show who did what to the cluster, from where, and what came of it
     Audit(cmd::audit::Audit),
+    /// Look at autopilot and set it
+    #[command(subcommand)]
+    Autopilot(cmd::autopilot::Autopilot),
+    /// The cluster in the words of Consul's command line
+    #[command(subcommand)]
+    Operator(cmd::operator::Operator),
     /// Save, restore and inspect backups
     #[command(subcommand)]
     Snapshot(cmd::snapshot::Snapshot),

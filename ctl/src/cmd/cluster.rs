@@ -1,5 +1,6 @@
 //! `konsulctl cluster`: what Consul's API does not tell.
 
+use super::membership::{self, Change};
 use super::token;
 use crate::{
     Context,
@@ -60,6 +61,38 @@ pub(crate) enum Cluster {
         #[arg(long, value_name = "NODE")]
         to: Option<String>,
     },
+    /// Have a node leave the cluster: it hands over what it does, is removed, and stops
+    #[command(
+        after_help = "Refused if the cluster would stop, or survive less than before; the latter can be forced.\n\n\
+            Examples:\n  konsulctl cluster leave\n  konsulctl cluster leave --node-id 3"
+    )]
+    Leave {
+        /// Id or name of the node [default: the answering one]
+        #[arg(long, value_name = "NODE")]
+        node_id: Option<String>,
+        #[command(flatten)]
+        force: Force,
+    },
+    /// Remove a member for good, dead or alive; to come back it has to start empty
+    #[command(after_help = "Examples:\n  konsulctl cluster remove n3\n  konsulctl cluster remove 3 --force")]
+    Remove {
+        /// Id or name of the node
+        node: String,
+        #[command(flatten)]
+        force: Force,
+    },
+    /// Have a learner vote, at once if it is caught up
+    Promote {
+        /// Id or name of the node
+        node: String,
+    },
+    /// Have a voter be a learner, which autopilot does not promote
+    Demote {
+        /// Id or name of the node
+        node: String,
+        #[command(flatten)]
+        force: Force,
+    },
     /// Print a hash of the replicated state, equal on every node at the same index
     Digest {
         /// Take it at this log index
@@ -74,6 +107,14 @@ pub(crate) enum Cluster {
     RevokeToken(token::Revoke),
 }
 
+/// A warning that was read.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Force {
+    /// Also if the cluster survives less failures than before; what would stop it is refused in any case
+    #[arg(long)]
+    force: bool,
+}
+
 pub(crate) async fn run(cluster: Cluster, context: &Context) -> anyhow::Result<Exit> {
     match cluster {
         Cluster::Init => init(context).await,
@@ -83,6 +124,10 @@ pub(crate) async fn run(cluster: Cluster, context: &Context) -> anyhow::Result<E
         Cluster::Peers => peers(context).await,
         Cluster::Snapshot => snapshot(context).await,
         Cluster::TransferLeadership { to } => transfer(to, context).await,
+        Cluster::Leave { node_id, force } => membership::run(Change::Leave, node_id, force.force, context).await,
+        Cluster::Remove { node, force } => membership::run(Change::Remove, Some(node), force.force, context).await,
+        Cluster::Promote { node } => membership::run(Change::Promote, Some(node), false, context).await,
+        Cluster::Demote { node, force } => membership::run(Change::Demote, Some(node), force.force, context).await,
         Cluster::Digest { index } => digest(index, context).await,
         Cluster::GenerateToken(args) => token::generate(&args, context).await,
         Cluster::Tokens => token::list(context).await,

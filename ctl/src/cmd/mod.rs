@@ -1,6 +1,7 @@
 //! The commands: one file a noun.
 
 pub(crate) mod audit;
+pub(crate) mod autopilot;
 pub(crate) mod bench;
 pub(crate) mod ca;
 pub(crate) mod cluster;
@@ -8,7 +9,9 @@ pub(crate) mod coverage;
 pub(crate) mod docs;
 pub(crate) mod kv;
 pub(crate) mod leaderless;
+pub(crate) mod membership;
 pub(crate) mod node;
+pub(crate) mod operator;
 pub(crate) mod snapshot;
 pub(crate) mod tls;
 pub(crate) mod token;
@@ -25,6 +28,8 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<E
         Command::Cluster(cluster) => cluster::run(cluster, context).await,
         Command::Ca(ca) => ca::run(&ca, context).await,
         Command::Audit(audit) => audit::run(&audit, context).await,
+        Command::Autopilot(autopilot) => autopilot::run(autopilot, context).await,
+        Command::Operator(operator) => operator::run(operator, context).await,
         Command::Snapshot(snapshot) => snapshot::run(snapshot, context).await,
         Command::Health(health) => node::run_health(&health, context).await,
         Command::Metrics => node::run_metrics(context).await,

@@ -159,6 +159,37 @@ pub struct TransferAnswer {
     pub took_ms: u64,
 }
 
+/// `POST /v1/cluster/leave`, `/remove`, `/promote` and `/demote`. Each says what shall be and may be repeated.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MembershipRequest {
+    /// Node id or name. Only `leave` does without: then the answering node leaves.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// Also if the cluster survives less failures than before. What would stop it is refused in any case.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// It is as asked for, or will be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembershipAnswer {
+    /// Raft node id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// It is so now.
+    pub done: bool,
+    /// It was so before.
+    pub already: bool,
+    /// What is waited for, if it is not so yet: autopilot does it then.
+    pub pending: Option<String>,
+    /// Voters now.
+    pub voters: u64,
+    /// How many of them may fail.
+    pub failure_tolerance: u64,
+}
+
 /// `POST /v1/cluster/snapshot`: the answering node builds a snapshot of its state for itself, so that its log can be purged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotAnswer {

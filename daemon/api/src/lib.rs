@@ -1,7 +1,8 @@
 //! What goes over Konsul's HTTP API, byte for byte.
 //!
-//! Two families live here: the wire contract of Consul's API (`kv`, `txn`, `status`, `agent`), frozen by others, and
-//! Konsul's own (`batch`, `cluster`, `ca`, `join_token`, `audit`, `health`).  Knows nothing about: where values come from, any I/O.
+//! Two families live here: the wire contract of Consul's API (`kv`, `txn`, `status`, `agent`, `operator`), frozen by
+//! others, and Konsul's own (`batch`, `cluster`, `ca`, `join_token`, `audit`, `health`).  Knows nothing about: where
+//! values come from, any I/O.
 
 #![warn(missing_docs)]
 
@@ -15,6 +16,7 @@ pub mod headers;
 pub mod health;
 pub mod join_token;
 pub mod kv;
+pub mod operator;
 pub mod time;
 pub mod token;
 pub mod txn;

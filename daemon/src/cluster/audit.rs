@@ -33,6 +33,10 @@ pub mod event {
     pub const TOKEN_CREATE: &str = "token.create";
     pub const TOKEN_REVOKE: &str = "token.revoke";
     pub const TOKEN_USE: &str = "token.use";
+    pub const MEMBER_LEAVE: &str = "member.leave";
+    pub const MEMBER_REMOVE: &str = "member.remove";
+    pub const MEMBER_PROMOTE: &str = "member.promote";
+    pub const MEMBER_DEMOTE: &str = "member.demote";
     /// Sums up what was left out of the audit.
     pub const AUDIT: &str = "audit";
 }

@@ -8,7 +8,7 @@ use konsul_api::agent::{AgentConfig, AgentMember, AgentSelf};
 use std::collections::BTreeMap;
 
 /// The version whose contract we speak: clients branch on it.
-const CONSUL_VERSION: &str = "1.8.7";
+pub(super) const CONSUL_VERSION: &str = "1.8.7";
 
 pub(super) fn describe(context: &Context, ask: &Ask<'_>) -> Response<Body> {
     let deps = &context.deps;

@@ -5,7 +5,7 @@
 
 use super::body::Body;
 use super::headers::{self, value};
-use crate::raft::{ProposeError, ReadError, TransferError};
+use crate::raft::{MembershipError, ProposeError, ReadError, TransferError};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use konsul_api::cluster::ErrorAnswer;
@@ -22,6 +22,8 @@ pub(super) mod status {
     pub(in crate::http) const ABSENT: StatusCode = StatusCode::NOT_FOUND;
     /// A transaction or atomic batch that was undone.
     pub(in crate::http) const UNDONE: StatusCode = StatusCode::CONFLICT;
+    /// The answer is that somebody has to look.
+    pub(in crate::http) const UNHEALTHY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
     pub(in crate::http) const NOT_READY: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
     /// The path, cleaned.
     pub(in crate::http) const MOVED: StatusCode = StatusCode::MOVED_PERMANENTLY;
@@ -78,6 +80,8 @@ pub(super) enum ApiError {
     Propose(#[source] ProposeError),
     #[error("{0}")]
     Transfer(TransferError),
+    #[error("{0}")]
+    Membership(MembershipError),
     #[error("{waiting} queries wait already, the limit is {max}; retry later or raise `http.watches_max`")]
     Waiters { waiting: usize, max: usize },
 }
@@ -112,6 +116,12 @@ impl From<ReadError> for ApiError {
 impl From<ProposeError> for ApiError {
     fn from(error: ProposeError) -> ApiError {
         ApiError::Propose(error)
+    }
+}
+
+impl From<MembershipError> for ApiError {
+    fn from(error: MembershipError) -> ApiError {
+        ApiError::Membership(error)
     }
 }
 
@@ -164,6 +174,13 @@ impl ApiError {
                     StatusCode::CONFLICT
                 }
                 TransferError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+            },
+            ApiError::Membership(error) => match error {
+                MembershipError::NoLeader { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                MembershipError::NoSuchMember { .. } => StatusCode::NOT_FOUND,
+                MembershipError::Refused { .. } => StatusCode::CONFLICT,
+                MembershipError::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
+                MembershipError::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             },
             ApiError::Waiters { .. } => StatusCode::TOO_MANY_REQUESTS,
         }

@@ -2,6 +2,7 @@
 //!
 //! First the whole value is checked, then it is walked: so a syntax error anywhere wins over a wrong type, as in Go.
 
+use super::query::quoted;
 use std::borrow::Cow;
 
 /// The first value of `text`; what follows it is not looked at. The error is Go's text.
@@ -89,6 +90,15 @@ impl<'j> Value<'j> {
         }
     }
 
+    /// The truth; `false` for `null`.
+    pub(super) fn bool(self, field: &str) -> Result<bool, String> {
+        match self.kind() {
+            Kind::Null => Ok(false),
+            Kind::Bool => Ok(self.text == b"true"),
+            found => Err(wrong_type(found.name(), field, "bool")),
+        }
+    }
+
     /// The number; 0 for `null`.
     pub(super) fn uint(self, field: &str) -> Result<u64, String> {
         match self.kind() {
@@ -100,6 +110,11 @@ impl<'j> Value<'j> {
             found => Err(wrong_type(found.name(), field, "uint64")),
         }
     }
+}
+
+/// A member that the type in question does not have.
+pub(super) fn unknown_field(name: &[u8]) -> String {
+    format!("json: unknown field {}", quoted(name))
 }
 
 fn wrong_type(found: &str, field: &str, wanted: &str) -> String {

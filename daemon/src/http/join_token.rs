@@ -33,7 +33,7 @@ const AUDIT_LIMIT_MAX: u64 = 10_000;
 const REQUEST_LIMIT: Limit =
     Limit { bytes_max: 4096, advice: "The body is {\"ttl\", \"uses\", \"role\"}, all optional." };
 /// There are no access rules yet: this is all that is known of a client, beside its address.
-const CLIENT: &str = "http client";
+pub(super) const CLIENT: &str = "http client";
 
 /// A request, checked.
 #[derive(Debug, PartialEq, Eq)]

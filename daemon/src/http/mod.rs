@@ -5,6 +5,7 @@
 
 mod agent;
 mod archive;
+mod autopilot;
 mod batch;
 mod blocking;
 mod body;
@@ -14,14 +15,17 @@ mod config;
 mod connection;
 mod context;
 mod error;
+mod goduration;
 mod gojson;
 mod headers;
 mod health;
 mod join_token;
 mod json;
 mod kv;
+mod membership;
 mod metrics;
 mod openapi;
+mod operator;
 mod path;
 mod query;
 mod question;

@@ -1,6 +1,7 @@
 //! The one table of routes. Dispatch, refusals, the gating of writes, metrics, the OpenAPI document and tests are
 //! derived from it.
 
+use crate::raft::MembershipOp;
 use hyper::Method as HttpMethod;
 
 /// One method of one path.
@@ -72,6 +73,15 @@ pub(super) enum Handler {
     Audit,
     ClusterInit,
     ClusterJoin,
+    /// What shall be.
+    ClusterChange(MembershipOp),
+    RaftConfiguration,
+    RaftRemovePeer,
+    RaftTransferLeader,
+    AutopilotConfiguration,
+    AutopilotConfigure,
+    AutopilotHealth,
+    AutopilotState,
     Live,
     Ready,
     Metrics,
@@ -153,6 +163,9 @@ const SEPARATOR: Param = param("separator", "Cut each key after the first of the
 const RAW: Param = param("raw", "The value as it is, not JSON.");
 const LIMIT: Param = param("limit", "How many rows at most: the newest, or those after `after`; 100 unless given.");
 const AFTER: Param = param("after", "Only the rows behind the one with this id.");
+const PEER_ID: Param = param("id", "UUID of the member, or its node id.");
+const PEER_ADDRESS: Param = param("address", "`IP:port` of the member between nodes.");
+const CAS_AUTOPILOT: Param = param("cas", "Write only if the configuration's ModifyIndex is this.");
 const REDIRECT: Param = param("leader_redirect", "1: answer 307 with the leader's URL instead of forwarding.");
 
 /// Every route, those that are asked for most first.
@@ -245,6 +258,62 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
         Handler::ClusterJoin,
         "Join a cluster with a token, on a node that is in none",
     ),
+    change("/v1/cluster/leave", MembershipOp::Leave, "Have a node leave: the named one, or the one that is asked"),
+    change("/v1/cluster/remove", MembershipOp::Remove, "Remove a member, dead or alive, for good"),
+    change("/v1/cluster/promote", MembershipOp::Promote, "Have a learner vote"),
+    change("/v1/cluster/demote", MembershipOp::Demote, "Have a voter be a learner"),
+    Route {
+        params: &[DC, PRETTY],
+        acl: Acl::OperatorRead,
+        ..read(Pattern::Exact(RAFT), Handler::RaftConfiguration, Reads::Consistency, "Members, in Consul's words")
+    },
+    Route {
+        method: Method::Delete,
+        params: &[PEER_ID, PEER_ADDRESS, DC],
+        acl: Acl::OperatorWrite,
+        ..read(Pattern::Exact(RAFT_PEER), Handler::RaftRemovePeer, Reads::Nothing, "Remove a member for good")
+    },
+    Route {
+        method: Method::Post,
+        params: &[PEER_ID, DC, PRETTY],
+        acl: Acl::OperatorWrite,
+        ..read(Pattern::Exact(RAFT_TRANSFER), Handler::RaftTransferLeader, Reads::Nothing, TRANSFER_SUMMARY)
+    },
+    Route {
+        params: &[DC, PRETTY],
+        acl: Acl::OperatorRead,
+        ..read(
+            Pattern::Exact(AUTOPILOT),
+            Handler::AutopilotConfiguration,
+            Reads::Consistency,
+            "How autopilot is configured",
+        )
+    },
+    Route {
+        params: &[CAS_AUTOPILOT, DC, PRETTY, REDIRECT],
+        acl: Acl::OperatorWrite,
+        ..write(Method::Put, Pattern::Exact(AUTOPILOT), Handler::AutopilotConfigure, "Configure autopilot")
+    },
+    Route {
+        params: &[DC, PRETTY],
+        acl: Acl::OperatorRead,
+        ..read(
+            Pattern::Exact("/v1/operator/autopilot/health"),
+            Handler::AutopilotHealth,
+            Reads::Nothing,
+            "How the servers are; 429 if one is not well",
+        )
+    },
+    Route {
+        params: &[DC, PRETTY],
+        acl: Acl::OperatorRead,
+        ..read(
+            Pattern::Exact("/v1/operator/autopilot/state"),
+            Handler::AutopilotState,
+            Reads::Nothing,
+            "How the servers are, what they do, and what autopilot waits for",
+        )
+    },
     ours(read(Pattern::Exact("/health/live"), Handler::Live, Reads::Nothing, "Whether this process serves")),
     ours(read(
         Pattern::Exact("/health/ready"),
@@ -257,7 +326,7 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
     read(Pattern::Exact("/"), Handler::Root, Reads::Nothing, "A greeting"),
 ];
 
-const ROUTE_COUNT: usize = 32;
+const ROUTE_COUNT: usize = 43;
 const BATCH: &str = "/v1/batch";
 const BATCH_SUMMARY: &str = "Many key/value writes in one log entry";
 const SNAPSHOT: &str = "/v1/snapshot";
@@ -267,6 +336,11 @@ const CLUSTER_SNAPSHOT_SUMMARY: &str =
 const JOIN_TOKEN: &str = "/v1/cluster/join-token";
 const TRANSFER: &str = "/v1/cluster/transfer-leadership";
 const TRANSFER_SUMMARY: &str = "Move the leadership to a named node, or to the best one";
+
+const RAFT: &str = "/v1/operator/raft/configuration";
+const RAFT_PEER: &str = "/v1/operator/raft/peer";
+const RAFT_TRANSFER: &str = "/v1/operator/raft/transfer-leader";
+const AUTOPILOT: &str = "/v1/operator/autopilot/configuration";
 
 const fn read(pattern: Pattern, handler: Handler, reads: Reads, summary: &'static str) -> Route {
     Route {
@@ -302,6 +376,10 @@ const fn cluster(method: Method, path: &'static str, handler: Handler, summary: 
 /// A write of the cluster's own records.
 const fn cluster_write(method: Method, pattern: Pattern, handler: Handler, summary: &'static str) -> Route {
     Route { acl: Acl::OperatorWrite, params: &[PRETTY, REDIRECT], ..ours(write(method, pattern, handler, summary)) }
+}
+
+const fn change(path: &'static str, op: MembershipOp, summary: &'static str) -> Route {
+    cluster(Method::Post, path, Handler::ClusterChange(op), summary)
 }
 
 impl Method {
@@ -421,7 +499,13 @@ mod tests {
             // These act on the cluster or on the node, not on replicated state, and work on every node.
             let acts_here = matches!(
                 route.handler,
-                Handler::ClusterSnapshot | Handler::ClusterTransfer | Handler::ClusterInit | Handler::ClusterJoin
+                Handler::ClusterSnapshot
+                    | Handler::ClusterTransfer
+                    | Handler::ClusterInit
+                    | Handler::ClusterJoin
+                    | Handler::ClusterChange(_)
+                    | Handler::RaftRemovePeer
+                    | Handler::RaftTransferLeader
             );
             match route.method {
                 Method::Get => assert_eq!(route.writes, Writes::No, "{name}"),

@@ -8,8 +8,8 @@ use super::metrics::RouteMetrics;
 use super::query::Query;
 use super::router::{self, Errors, Found, Handler, ROUTES, Route, Writes};
 use super::{
-    agent, batch, ca, cluster, health, join_token, kv, metrics, openapi, path, reception, snapshot,
-    status as consul_status, txn,
+    agent, autopilot, batch, ca, cluster, health, join_token, kv, membership, metrics, openapi, operator, path,
+    reception, snapshot, status as consul_status, txn,
 };
 use flate2::{Compression, write::GzEncoder};
 use hyper::body::Incoming;
@@ -140,6 +140,14 @@ async fn dispatch(
         Handler::CaRotate => Box::pin(ca::rotate(context, ask)).await,
         Handler::Audit => Box::pin(join_token::audit(context, ask)).await,
         Handler::ClusterInit | Handler::ClusterJoin => Err(cluster::is_member(context)),
+        Handler::ClusterChange(op) => Box::pin(membership::change(context, ask, op, body)).await,
+        Handler::RaftConfiguration => Box::pin(operator::configuration(context, ask)).await,
+        Handler::RaftRemovePeer => Box::pin(operator::remove_peer(context, ask)).await,
+        Handler::RaftTransferLeader => Box::pin(operator::transfer_leader(context, ask)).await,
+        Handler::AutopilotConfiguration => Box::pin(autopilot::configuration(context, ask)).await,
+        Handler::AutopilotConfigure => Box::pin(autopilot::configure(context, ask, body)).await,
+        Handler::AutopilotHealth => Box::pin(autopilot::health(context, ask)).await,
+        Handler::AutopilotState => Box::pin(autopilot::state(context, ask)).await,
         Handler::Live => Ok(health::live(ask)),
         Handler::Ready => Ok(health::ready(context, ask)),
         Handler::Metrics => Ok(metrics::expose(&context.deps.metrics)),

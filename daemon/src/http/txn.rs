@@ -3,7 +3,7 @@
 use super::body::Body;
 use super::context::{Ask, Context};
 use super::error::{ApiError, status};
-use super::gojson::{self, Kind, Value};
+use super::gojson::{self, Kind, Value, unknown_field};
 use super::headers::{self, value};
 use super::kv::{self, NO_SESSIONS};
 use super::upload;
@@ -204,10 +204,6 @@ fn catalog_writes(value: Value<'_>) -> Result<bool, String> {
         }
     }
     Ok(false)
-}
-
-fn unknown_field(name: &[u8]) -> String {
-    format!("json: unknown field {}", query::quoted(name))
 }
 
 fn base64(value: Value<'_>) -> Result<Vec<u8>, String> {

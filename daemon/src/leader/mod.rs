@@ -10,6 +10,7 @@ mod ca;
 pub use autopilot::{Report, ServerReport};
 
 use crate::clock::Clock;
+use crate::cluster::audit::Audit;
 use crate::cluster::identity::Authority;
 use crate::metrics::Metrics;
 use crate::raft::Consensus;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 pub struct LeaderDeps {
     pub consensus: Consensus,
     pub metrics: Metrics,
+    pub audit: Audit,
     pub clock: Clock,
     /// Voters that the configuration names; 0: none.
     pub seats: usize,

@@ -10,11 +10,10 @@ use crate::http::{Deps, Reception};
 use crate::leader::LeaderDeps;
 use crate::metrics::Metrics;
 use crate::peer::{LocalIdentity, Transport};
-use crate::raft::{Consensus, RaftConfig};
+use crate::raft::{Consensus, RaftConfig, node_uuid};
 use crate::raft_types::NodeInfo;
 use crate::storage::{Identity, StorageConfig};
 use crate::tls::{Tls, TlsError};
-use sha2::{Digest as _, Sha256};
 
 /// Newest log entries in memory; replication and apply read them from here.
 const TAIL_BYTES_MAX: usize = 16 << 20;
@@ -97,9 +96,22 @@ pub(super) fn seat(config: &Config) -> Seat {
     Seat { wished: myself.or(config.node.id).unwrap_or(0), name, rpc, http, others, former }
 }
 
-pub(super) fn duties(config: &Config, consensus: &Consensus, metrics: &Metrics, clock: Clock) -> LeaderDeps {
+pub(super) fn duties(
+    config: &Config,
+    consensus: &Consensus,
+    audit: &Audit,
+    metrics: &Metrics,
+    clock: Clock,
+) -> LeaderDeps {
     let seats = config.cluster.peers.len();
-    LeaderDeps { consensus: consensus.clone(), metrics: metrics.clone(), clock, seats, authority: None }
+    LeaderDeps {
+        consensus: consensus.clone(),
+        metrics: metrics.clone(),
+        audit: audit.clone(),
+        clock,
+        seats,
+        authority: None,
+    }
 }
 
 pub(super) fn reception(config: &Config, metrics: &Metrics, lobby: Lobby) -> Reception {
@@ -115,14 +127,7 @@ pub(super) fn http(config: &Config, consensus: &Consensus, audit: Audit, papers:
         metrics,
         config: config.http.clone(),
         node_name: config.node.name.clone(),
-        node_uuid: node_uuid(consensus.identity()),
+        node_uuid: node_uuid(consensus.identity().cluster_id, consensus.identity().node_id),
         work_dir: config.storage.data_dir.join("tmp"),
     }
-}
-
-/// A node's UUID, as Consul's clients expect one: it follows from the cluster and the node id, and never changes.
-fn node_uuid(identity: &Identity) -> String {
-    let hash = Sha256::new().chain_update(identity.cluster_id).chain_update(identity.node_id.to_be_bytes()).finalize();
-    let bytes: [u8; 16] = hash[..16].try_into().expect("a SHA-256 has 32 bytes");
-    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
 }

@@ -175,11 +175,11 @@ impl Node {
         let consensus = Consensus::start(parts, form).await.map_err(|source| NodeError::Start { source })?;
         handler.begin(known, consensus.clone());
         complete_formation(&consensus, stop).await;
-        let duties = build::duties(&self.config, &consensus, &self.metrics, self.clock);
+        let audit = Audit::new(self.clock, self.metrics.cluster.clone());
+        let duties = build::duties(&self.config, &consensus, &audit, &self.metrics, self.clock);
         tasks.spawn(leader::run(duties, stop_peers.clone()));
         check_snapshots(&tasks, &consensus, &self.metrics);
 
-        let audit = Audit::new(self.clock, self.metrics.cluster.clone());
         // Stops with HTTP: what is left is written while peers can still be reached.
         tasks.spawn(audit.clone().run(consensus.clone(), stop_http.clone()));
         let tls = self.transport.tls().cloned();

@@ -18,7 +18,7 @@ pub use membership::{
 };
 pub use propose::{Committed, ProposeError};
 pub use read::{Consistency, ReadError, ReadPermit};
-pub use status::{Contact, MemberStatus, Peer, Role, SnapshotInfo, Status};
+pub use status::{Contact, MemberStatus, Peer, Role, SnapshotInfo, Status, node_uuid};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;

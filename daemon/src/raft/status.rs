@@ -7,6 +7,7 @@ use crate::raft_types::NodeInfo;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, ServerState};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -103,6 +104,13 @@ const SNAPSHOT_LOOK: Duration = Duration::from_millis(200);
 const REPORT: Duration = Duration::from_secs(2);
 /// A node that is further behind than this is not ready.
 const LAG_MAX: u64 = 1000;
+
+/// A node's UUID, as Consul's clients expect one: it follows from the cluster and the node id, and never changes.
+pub fn node_uuid(cluster_id: [u8; 16], node_id: u64) -> String {
+    let hash = Sha256::new().chain_update(cluster_id).chain_update(node_id.to_be_bytes()).finalize();
+    let bytes: [u8; 16] = hash[..16].try_into().expect("a SHA-256 has 32 bytes");
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
+}
 
 impl Consensus {
     /// Cheap: a few atomics.

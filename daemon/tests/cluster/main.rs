@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::expect_used, reason = "tests")]
 
+mod autopilot;
 mod crash;
 mod damage;
 mod disk;
 mod linear;
+mod membership;
 mod partition;
 mod pause;
 mod snapshot;

@@ -55,15 +55,15 @@ fn a_leader_stopped_for_ten_seconds_is_replaced_and_comes_back_as_a_follower() {
 }
 
 /// What the clients of a rolling restart share.
-struct Shared {
-    stop: AtomicBool,
-    done: AtomicU64,
+pub(crate) struct Shared {
+    pub(crate) stop: AtomicBool,
+    pub(crate) done: AtomicU64,
     /// The node that is being restarted; nodes are counted from 0.
-    restarting: AtomicUsize,
+    pub(crate) restarting: AtomicUsize,
 }
 
 /// No node is being restarted.
-const NONE: usize = usize::MAX;
+pub(crate) const NONE: usize = usize::MAX;
 
 /// Whether a client that follows the rules tries again, at the next node.
 fn may_retry(result: &Result<Reply, Failed>, restarting: bool) -> bool {
@@ -76,7 +76,7 @@ fn may_retry(result: &Result<Reply, Failed>, restarting: bool) -> bool {
 }
 
 /// Writes and reads its own keys until told to stop; returns what failed and the longest time one request took.
-fn client(nodes: &[SocketAddr], number: usize, shared: &Shared) -> (Vec<String>, Duration) {
+pub(crate) fn client(nodes: &[SocketAddr], number: usize, shared: &Shared) -> (Vec<String>, Duration) {
     let mut clients: Vec<Http> = nodes.iter().map(|node| Http::new(*node)).collect();
     let (mut failures, mut longest) = (Vec::new(), Duration::ZERO);
     let mut at = number % nodes.len();

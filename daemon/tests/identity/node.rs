@@ -242,10 +242,15 @@ impl Node {
         tasks.spawn(peers);
         let files = IdentityFiles::in_data_dir(dir.path());
         tasks.spawn(Keeper::new(authority.clone(), files, metrics.identity.clone()).run(stop.clone()));
-        tasks.spawn(audit.run(consensus.clone(), stop.clone()));
-        let (deps, authority_of_leader) = (consensus.clone(), Some(authority.clone()));
-        let duties =
-            LeaderDeps { consensus: deps, metrics: metrics.clone(), clock, seats: 0, authority: authority_of_leader };
+        tasks.spawn(audit.clone().run(consensus.clone(), stop.clone()));
+        let duties = LeaderDeps {
+            consensus: consensus.clone(),
+            metrics: metrics.clone(),
+            audit,
+            clock,
+            seats: 0,
+            authority: Some(authority.clone()),
+        };
         tasks.spawn(leader::run(duties, stop.clone()));
         Node { consensus, authority, metrics, rpc, dir, pool, tasks, stop }
     }

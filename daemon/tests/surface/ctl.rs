@@ -243,11 +243,17 @@ fn tokens_and_audit(ctl: &Ctl, node: SocketAddr) {
     }
     assert_eq!(ctl.json(node, "cluster tokens"), serde_json::json!([]));
     assert!(ctl.failed(node, "cluster revoke-token abcdefg2").contains("there is no token abcdefg2"));
-    assert_eq!(ctl.json(node, "audit --limit 10"), serde_json::json!([]));
     for command in ["ca status", "ca rotate"] {
         let why = ctl.failed(node, command);
         assert!(why.contains("no authority of its own"), "{command}: {why}");
     }
+    // What happened so far: two nodes were given their votes.
+    let audit = ctl.json(node, "audit --limit 10");
+    let event = |n: usize| (audit[n]["event"].as_str().unwrap(), audit[n]["who"].as_str().unwrap());
+    assert_eq!((audit.as_array().unwrap().len(), event(0), event(1)), {
+        let promoted = ("member.promote", "autopilot");
+        (2, promoted, promoted)
+    });
 }
 
 fn about_the_node(ctl: &Ctl, node: SocketAddr, name: &str) {
@@ -282,6 +288,78 @@ fn leadership(ctl: &Ctl, cluster: &Cluster) {
     });
 }
 
+fn autopilot(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
+    assert_eq!(ctl.json(node, "autopilot get")["ServerStabilizationTime"], "10s");
+    let set = ctl.json(node, "autopilot set --server-stabilization-time 7s --dead-server-threshold 2m --min-quorum 1");
+    assert_eq!((&set["ServerStabilizationTime"], &set["DeadServerThreshold"]), (&"7s".into(), &"2m0s".into()));
+    // What is not named stays.
+    ctl.done(node, "autopilot set --max-trailing-logs 500");
+    let words = ctl.done(node, "autopilot get");
+    assert!(words.contains("500") && words.contains("2m0s") && words.contains("7s"), "{words}");
+    assert!(ctl.failed(node, "autopilot set --dead-server-threshold 1s").contains("at least 2s"));
+    assert_eq!(ctl.run(node, "autopilot set").status.code(), Some(2));
+    let leader = &cluster.nodes[cluster.leader()].name;
+    // The leader is new, and hears everybody anew.
+    let health = wait_until("all servers are well", || {
+        let output = ctl.run(node, "autopilot health --json");
+        if output.status.success() { Ok(output.stdout) } else { Err(text(&output.stdout)) }
+    });
+    let health: Value = serde_json::from_slice(&health).unwrap();
+    assert_eq!((&health["Healthy"], &health["FailureTolerance"]), (&true.into(), &1.into()));
+    let words = ctl.done(node, "autopilot health");
+    assert!(words.contains("alive") && words.contains(leader), "{words}");
+    let state = ctl.json(node, "autopilot state");
+    assert_eq!(state["Servers"][state["Leader"].as_str().unwrap()]["Name"], leader.as_str());
+    assert_eq!(state["Voters"].as_array().unwrap().len(), 3);
+    assert!(ctl.done(node, "autopilot state").contains("voter"));
+}
+
+fn consuls_words_for_members(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
+    let raft = ctl.json(node, "operator raft list-peers");
+    let servers = raft["Servers"].as_array().unwrap();
+    assert_eq!(servers.len(), 3);
+    assert_eq!(count(&ctl.done(node, "operator raft list-peers")), 4, "a header and a line each");
+    let (before, target) = (cluster.leader(), servers.iter().find(|server| server["Leader"] == false).unwrap());
+    let (id, name) = (target["ID"].as_str().unwrap(), target["Node"].as_str().unwrap());
+    ctl.done(node, &format!("operator raft transfer-leader --id {id}"));
+    wait_until("it leads", || {
+        let now = cluster.leader();
+        if cluster.nodes[now].name == name { Ok(()) } else { Err(format!("node {now} leads, {before} did")) }
+    });
+    assert!(ctl.failed(node, "operator raft transfer-leader --id nobody").contains("was not found"));
+    // As safe as our own words for it.
+    assert!(ctl.failed(node, &format!("operator raft remove-peer --id {id}")).contains("none of them may fail"));
+    assert!(ctl.failed(node, "operator raft remove-peer --address 1.2.3.4:1").contains("was not found"));
+    assert_eq!(ctl.run(node, "operator raft remove-peer").status.code(), Some(2));
+}
+
+/// Until one node is left.
+fn membership(ctl: &Ctl, cluster: &Cluster) {
+    let [first, second] = cluster.followers()[..] else { panic!("three nodes have two followers") };
+    let (leader, first, second) = (&cluster.nodes[cluster.leader()], &cluster.nodes[first], &cluster.nodes[second]);
+    assert!(ctl.failed(leader.http, &format!("cluster demote {}", first.name)).contains("--force"));
+    let demoted = ctl.json(leader.http, &format!("cluster demote {} --force", first.name));
+    assert_eq!((&demoted["voters"], &demoted["failure_tolerance"]), (&2.into(), &0.into()));
+    let words = ctl.done(second.http, &format!("cluster promote {}", first.name));
+    assert!(words.contains("votes") && words.contains("3 voters, of which 1 may fail"), "{words}");
+    assert!(ctl.failed(leader.http, "cluster remove n9").contains("no member"));
+    assert!(ctl.failed(second.http, "cluster leave").contains("--force"));
+    let words = ctl.done(leader.http, &format!("cluster remove {} --force", first.name));
+    assert!(words.contains("is no member any more; 2 voters"), "{words}");
+    assert_eq!(first.ended().code(), Some(3));
+    let left = ctl.json(second.http, "cluster leave");
+    assert_eq!((&left["name"], &left["voters"]), (&second.name.as_str().into(), &1.into()));
+    assert_eq!(second.ended().code(), Some(3));
+    assert!(ctl.failed(leader.http, "cluster leave --force").contains("the only voter"));
+    assert_eq!(ctl.json(leader.http, "cluster peers").as_array().unwrap().len(), 1);
+    // A row is written soon, not at once.
+    wait_until("all of it is in the audit", || {
+        let audit = ctl.done(leader.http, "audit --limit 100");
+        let kinds = ["member.demote", "member.promote", "member.remove", "member.leave"];
+        if kinds.iter().all(|kind| audit.contains(kind)) { Ok(()) } else { Err(audit) }
+    });
+}
+
 #[test]
 fn every_command_does_what_it_says_on_a_node_that_does_not_lead() {
     let cluster = calm_cluster("");
@@ -296,6 +374,9 @@ fn every_command_does_what_it_says_on_a_node_that_does_not_lead() {
     tokens_and_audit(&ctl, follower.http);
     about_the_node(&ctl, follower.http, &follower.name);
     leadership(&ctl, &cluster);
+    autopilot(&ctl, &cluster, follower.http);
+    consuls_words_for_members(&ctl, &cluster, follower.http);
+    membership(&ctl, &cluster);
     let asked = ctl.asked.borrow();
     for (method, path, command) in coverage() {
         let was_asked = asked.iter().any(|line| line == &command || line.starts_with(&format!("{command} ")));

@@ -42,12 +42,21 @@ fn digest(node: &Node) -> String {
 
 /// A request that the route does something with. A new writing route stops here until this test knows it.
 fn request(route: &Route, asked: Asked, archive: &[u8], leader: &str) -> Request {
-    let path = route.template().replace("{key}", "canary/key").replace("{id}", "canarytk");
+    let mut path = route.template().replace("{key}", "canary/key").replace("{id}", "canarytk");
     let body = match (route.method, route.template()) {
         (Method::Get | Method::Delete, _) | (Method::Put | Method::Post, "/v1/cluster/snapshot") => None,
         (Method::Post, "/v1/cluster/join-token" | "/v1/cluster/ca/rotate") => None,
         // Refused by a member, whatever they say.
         (Method::Post, "/v1/cluster/init" | "/v1/cluster/join") => None,
+        // To nobody: nobody is missing afterwards.
+        (Method::Post, "/v1/operator/raft/transfer-leader") => {
+            path += "?id=nobody";
+            None
+        }
+        (Method::Post, "/v1/cluster/leave" | "/v1/cluster/remove" | "/v1/cluster/promote" | "/v1/cluster/demote") => {
+            Some(br#"{"node":"nobody"}"#.to_vec())
+        }
+        (Method::Put, "/v1/operator/autopilot/configuration") => Some(br#"{"MaxTrailingLogs":251}"#.to_vec()),
         (Method::Put, "/v1/kv/{key}") => Some(b"value".to_vec()),
         (Method::Put, "/v1/txn") => Some(WRITING_TXN.into()),
         (Method::Put | Method::Post, "/v1/batch") => Some(BATCH.into()),
@@ -65,7 +74,10 @@ fn asking(mut request: Request, asked: Asked) -> Request {
     match asked {
         Asked::Not => {}
         Asked::ByHeader => request.headers.push(("X-Leader-Redirect".to_owned(), "1".to_owned())),
-        Asked::ByQuery => request.path += "?leader_redirect=1",
+        Asked::ByQuery => {
+            let separator = if request.path.contains('?') { '&' } else { '?' };
+            request.path += &format!("{separator}leader_redirect=1");
+        }
     }
     request
 }
@@ -152,6 +164,10 @@ fn check_rest(node: &Node, leader: &Node) {
                 "/v1/cluster/init" | "/v1/cluster/join" => &[409],
                 // It has no authority of its own.
                 "/v1/cluster/ca" => &[409],
+                // Nobody is asked for, so that nothing changes.
+                "/v1/cluster/leave" | "/v1/cluster/remove" | "/v1/cluster/promote" | "/v1/cluster/demote" => &[404],
+                "/v1/operator/raft/peer" => &[400],
+                "/v1/operator/raft/transfer-leader" => &[500],
                 _ => &[200],
             };
             assert!(expected.contains(&answer.status), "{what}: {}", answer.status);

@@ -2,6 +2,7 @@
 
 use super::super::LeaderDeps;
 use super::plan::{Step, Why};
+use crate::cluster::audit::{Event, Outcome, event};
 use crate::raft::{Change, ChangeError, Seen};
 
 /// Makes the change; how it ended is in the log and the metrics.
@@ -34,6 +35,11 @@ pub(super) async fn apply(deps: &LeaderDeps, seen: &Seen, step: &Step) {
     }
 }
 
+fn report(deps: &LeaderDeps, event: &'static str, what: String) {
+    let from = deps.consensus.identity().name.clone();
+    deps.audit.event(Event { event, who: "autopilot".to_owned(), from, what, outcome: Outcome::Done });
+}
+
 fn count(deps: &LeaderDeps, seen: &Seen, step: &Step) {
     let metrics = &deps.metrics.autopilot;
     let name = |id: u64| seen.member(id).map(|member| member.peer.info.name.clone()).unwrap_or_default();
@@ -42,9 +48,12 @@ fn count(deps: &LeaderDeps, seen: &Seen, step: &Step) {
         Step::Promote { id, replaces } => {
             tracing::info!(node = id, name = %name(*id), ?replaces, "a node votes now");
             metrics.promoted.inc();
+            let instead = if replaces.is_empty() { String::new() } else { format!(" in place of {replaces:?}") };
+            report(deps, event::MEMBER_PROMOTE, format!("{} (node {id}){instead}", name(*id)));
         }
         Step::Remove { id, why } => {
             tracing::info!(node = id, name = %name(*id), why = why.as_str(), "a node was removed");
+            report(deps, event::MEMBER_REMOVE, format!("{} (node {id}): {}", name(*id), why.as_str()));
             match why {
                 Why::Dead => metrics.removed.dead.inc(),
                 Why::Replaced => metrics.removed.replaced.inc(),

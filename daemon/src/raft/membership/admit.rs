@@ -1,9 +1,9 @@
 //! The first member, and newcomers: each gets an id that no node ever had, and is a learner until it is promoted.
 
 use super::super::Consensus;
-use super::super::propose::{ProposeError, millis};
+use super::super::propose::{PAUSE, ProposeError, millis};
 use super::learners::RecordError;
-use super::seen::CHANGE_TIMEOUT;
+use super::seen::{CHANGE_TIMEOUT, ChangeError, why_not};
 use crate::raft_types::{NodeInfo, TypeConfig};
 use crate::storage::Identity;
 use konsul_state::{Command, Outcome, Role as NodeRole};
@@ -63,10 +63,25 @@ impl Consensus {
         if role == NodeRole::Learner {
             self.keep_learner(node_id, true).await.map_err(|source| AdmitError::Record { source })?;
         }
-        // Not blocking: openraft calls a learner caught up that it never reached.
-        let added = tokio::time::timeout(CHANGE_TIMEOUT, self.inner.raft.add_learner(node_id, info, false)).await;
-        let added = added.map_err(|_| AdmitError::TimedOut { waited_ms: millis(CHANGE_TIMEOUT) })?;
-        added.map_err(|source| AdmitError::Learner { source: Box::new(source) })?;
-        Ok(node_id)
+        let added = tokio::time::timeout(CHANGE_TIMEOUT, self.add_learner(node_id, info)).await;
+        added.map_err(|_| AdmitError::TimedOut { waited_ms: millis(CHANGE_TIMEOUT) })?.map(|()| node_id)
+    }
+
+    /// When its turn comes: the node before it may just be getting its vote.
+    async fn add_learner(&self, id: u64, info: NodeInfo) -> Result<(), AdmitError> {
+        let Some(_turn) = self.change_turn().await else { return Err(AdmitError::NotLeader) };
+        loop {
+            // Not blocking: openraft calls a learner caught up that it never reached.
+            let Err(error) = self.inner.raft.add_learner(id, info.clone(), false).await else { return Ok(()) };
+            match why_not(error) {
+                ChangeError::NotLeader => return Err(AdmitError::NotLeader),
+                // What a leader before began, or what its time limit left behind.
+                ChangeError::Overtaken => tokio::time::sleep(PAUSE).await,
+                ChangeError::Refused { source } => return Err(AdmitError::Learner { source }),
+                error @ (ChangeError::State { .. } | ChangeError::Retire { .. } | ChangeError::TimedOut { .. }) => {
+                    unreachable!("openraft's refusals have no such cause: {error}")
+                }
+            }
+        }
     }
 }

@@ -233,7 +233,7 @@ impl Consensus {
     }
 
     async fn try_change(&self, request: &MembershipRequest) -> Result<MembershipDone, Stop> {
-        let seen = self.seen()?.ok_or(Stop::NotLeader)?;
+        let seen = self.seen_afresh().await?.ok_or(Stop::NotLeader)?;
         if seen.joint {
             self.carry_out(&seen, &Change::Flatten).await?;
             return Err(Stop::Again);

@@ -13,12 +13,16 @@ use openraft::errors::ChangeMembershipError;
 use openraft::{ChangeMembers, Instant as _, Precondition, ServerState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A membership change that takes longer is left to the next round, or the next leader.
 pub(super) const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whose vote is counted on was heard within this time.
 const SILENT_MAX: Duration = Duration::from_secs(1);
+
+/// Between two looks for an answer.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,6 +191,23 @@ impl Consensus {
         }))
     }
 
+    /// The members, and who of them answers from now on: a voter that died a moment ago must not be counted on when
+    /// another one's vote is taken away. Waits for the next heartbeat, or for those who miss it.
+    pub(super) async fn seen_afresh(&self) -> Result<Option<Seen>, StateError> {
+        let (started, longest) = (Instant::now(), self.contact_max(SILENT_MAX));
+        loop {
+            let waited = started.elapsed();
+            let Some(mut seen) = self.seen()? else { return Ok(None) };
+            for member in &mut seen.members {
+                member.answers = member.leader || member.silent.is_some_and(|silent| silent < waited);
+            }
+            if waited >= longest || seen.members.iter().all(|member| member.answers) {
+                return Ok(Some(seen));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// As the leader: makes this change, if the membership is still the one that was seen. Ids that are removed are
     /// retired first: from then on they are removed whoever leads, and are never spoken with again.
     pub async fn carry_out(&self, seen: &Seen, change: &Change) -> Result<(), ChangeError> {
@@ -248,7 +269,7 @@ fn to_openraft(seen: &Seen, change: &Change) -> (ChangeMembers<u64, NodeInfo>, b
     }
 }
 
-fn why_not(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ChangeError {
+pub(super) fn why_not(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ChangeError {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => ChangeError::NotLeader,
         RaftError::APIError(ClientWriteError::PreconditionFailed(_)) => ChangeError::Overtaken,

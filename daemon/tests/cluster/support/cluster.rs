@@ -33,6 +33,8 @@ pub(crate) enum Disk {
 #[derive(Default)]
 pub(crate) struct Options {
     pub(crate) nodes: usize,
+    /// Further nodes, which the others are not told of: they join when a test starts them.
+    pub(crate) spare: usize,
     /// Lines of the section `raft`.
     pub(crate) raft: &'static str,
     /// Further lines of the section `http`.
@@ -46,6 +48,7 @@ pub(crate) struct Options {
 
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
+    pub(crate) spare: Vec<Node>,
     pub(crate) net: Option<Net>,
     // In the order in which they are dropped.
     _janitor: Janitor,
@@ -71,9 +74,10 @@ impl Cluster {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let dir = tempfile::Builder::new().prefix("konsul-").tempdir().unwrap().keep();
         let janitor = Janitor::start(&dir, if options.net { net::prefix(serial) } else { String::new() }.as_str());
-        let net = options.net.then(|| Net::create(serial, options.nodes));
+        let net = options.net.then(|| Net::create(serial, options.nodes + options.spare));
         let address = |node| if options.net { net::address(node) } else { loopback(node) };
-        let names: Vec<(String, IpAddr)> = (1..=options.nodes).map(|n| (format!("n{n}"), address(n))).collect();
+        let names: Vec<(String, IpAddr)> =
+            (1..=options.nodes + options.spare).map(|n| (format!("n{n}"), address(n))).collect();
         certs::write(&dir, &names);
         let homes = dir.join("nodes");
         fs::create_dir(&homes).unwrap();
@@ -99,8 +103,9 @@ impl Cluster {
             fs::write(&node.config, config(&dir, &node, &names, &options)).unwrap();
             node
         });
-        let nodes = nodes.collect();
-        Cluster { nodes, net, _janitor: janitor, dir, _turn: turn }
+        let mut nodes: Vec<Node> = nodes.collect();
+        let spare = nodes.split_off(options.nodes);
+        Cluster { nodes, spare, net, _janitor: janitor, dir, _turn: turn }
     }
 
     pub(crate) fn net(&self) -> &Net {
@@ -204,6 +209,11 @@ impl Cluster {
     }
 }
 
+/// Where node `n` could be as well.
+pub(crate) fn elsewhere(n: usize) -> IpAddr {
+    loopback(100 + n)
+}
+
 /// Addresses of this process alone, so that clusters of other test processes are in nobody's way.
 fn loopback(node: usize) -> IpAddr {
     let process = std::process::id();
@@ -213,7 +223,7 @@ fn loopback(node: usize) -> IpAddr {
 }
 
 fn config(dir: &Path, node: &Node, names: &[(String, IpAddr)], options: &Options) -> String {
-    let peers: Vec<String> = names
+    let peers: Vec<String> = names[..options.nodes]
         .iter()
         .enumerate()
         .map(|(at, (name, address))| format!("{{ id = {}, name = \"{name}\", rpc = \"{address}:8300\" }}", at + 1))
@@ -232,12 +242,13 @@ fn config(dir: &Path, node: &Node, names: &[(String, IpAddr)], options: &Options
     if names.len() > 1 {
         write!(
             text,
-            "[peer]\nlisten = \"{address}:8300\"\n[tls]\ncert_file = {:?}\nkey_file = {:?}\nca_file = {:?}\n\
-             [cluster]\npeers = [{}]\n",
+            "[peer]\nlisten = \"{address}:8300\"\nadvertise = \"{address}:8300\"\n[tls]\ncert_file = {:?}\nkey_file = {:?}\nca_file = {:?}\n\
+             [cluster]\npeers = [{}]\n{}",
             dir.join(format!("{name}.pem")),
             dir.join(format!("{name}.key")),
             dir.join("ca.pem"),
-            peers.join(", ")
+            peers.join(", "),
+            if peers.iter().any(|peer| peer.contains(&format!("\"{name}\""))) { "" } else { "form = \"never\"\n" },
         )
         .unwrap();
     }
@@ -251,11 +262,11 @@ impl Drop for Cluster {
                 eprintln!("=== the threads of {}\n{}", node.name, node.threads());
             }
         }
-        for node in &self.nodes {
+        for node in self.nodes.iter().chain(&self.spare) {
             node.kill9();
         }
         if std::thread::panicking() {
-            for node in &self.nodes {
+            for node in self.nodes.iter().chain(&self.spare) {
                 eprintln!("=== the end of the log of {}\n{}", node.name, tail(&node.log_text(), 40));
             }
         }

@@ -102,6 +102,12 @@ impl Node {
         }
     }
 
+    /// In the configuration, this node's and that of others.
+    pub(crate) fn replace_in_config(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(&self.config).unwrap();
+        fs::write(&self.config, text.replace(from, to)).unwrap();
+    }
+
     /// A connection for requests.
     pub(crate) fn client(&self) -> Http {
         Http::new(self.http)
