@@ -107,15 +107,25 @@ impl JoinAnswer {
 #[derive(Debug)]
 pub struct Promise {
     clock: Clock,
+    holds: Duration,
     to: Mutex<Option<(String, Timestamp)>>,
 }
 
-/// Far longer than a former needs from its first promise to its first entry.
-const PROMISE: Duration = Duration::from_secs(10);
+/// Far longer than a former needs from its first promise to its first entry. Only one of the static peers ever asks.
+const AMONG_PEERS: Duration = Duration::from_secs(10);
+/// Any of the nodes with a bootstrap token may ask: if the first is cut off right after it formed, the others shall not
+/// form a second cluster meanwhile.
+const AMONG_NEWCOMERS: Duration = Duration::from_secs(600);
 
 impl Promise {
+    /// Among static peers.
     pub fn new(clock: Clock) -> Promise {
-        Promise { clock, to: Mutex::new(None) }
+        Promise { clock, holds: AMONG_PEERS, to: Mutex::new(None) }
+    }
+
+    /// Among nodes that find each other by a bootstrap token.
+    pub fn among_newcomers(clock: Clock) -> Promise {
+        Promise { holds: AMONG_NEWCOMERS, ..Promise::new(clock) }
     }
 
     /// Whether `name` may form as far as this node is concerned; then nobody else may for a while.
@@ -125,7 +135,7 @@ impl Promise {
         if to.as_ref().is_some_and(|(other, until)| other != name && now < *until) {
             return false;
         }
-        *to = Some((name.to_owned(), now.plus(PROMISE)));
+        *to = Some((name.to_owned(), now.plus(self.holds)));
         true
     }
 }

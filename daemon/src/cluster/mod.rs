@@ -5,9 +5,11 @@ mod bootstrap;
 pub mod ca;
 pub mod discovery;
 pub mod enrol;
+pub mod entry;
 pub mod identity;
 mod join;
 pub mod lobby;
+pub mod local;
 pub mod token;
 
 pub use bootstrap::{Former, Seat, begin};

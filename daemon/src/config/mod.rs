@@ -128,13 +128,22 @@ pub enum TlsMode {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterSection {
-    /// All static peers, this node included unless it only joins; by id; empty: a cluster of one.
+    /// All static peers, this node included unless it only joins; by id.
     pub peers: Vec<StaticPeer>,
     pub form: Form,
     /// Of certificates of the cluster's own authority.
     pub certificate_life: Duration,
     /// Kept by somebody else; `None`: in the data directory.
     pub sealing_key_file: Option<PathBuf>,
+    /// With which it joins by itself at its first start.
+    pub join_token_file: Option<PathBuf>,
+}
+
+impl ClusterSection {
+    /// The node comes to its cluster by `init`, `join` or a token, and has a peer listener for that.
+    pub fn is_entered(&self) -> bool {
+        self.peers.is_empty() && (self.form.waits() || self.join_token_file.is_some())
+    }
 }
 
 /// A node named in the configuration.
@@ -151,10 +160,22 @@ pub struct StaticPeer {
 pub enum Form {
     /// The lowest id of the static peers.
     Auto,
+    /// Whoever is told to: `konsulctl cluster init`.
+    Init,
     /// Not this node.
     Never,
     /// This node, though its id is not the lowest.
     Preferred,
+}
+
+impl Form {
+    /// Without peers, for somebody to say how to go on.
+    fn waits(self) -> bool {
+        match self {
+            Form::Init | Form::Never => true,
+            Form::Auto | Form::Preferred => false,
+        }
+    }
 }
 
 /// No valid configuration: every reason, at least one.
@@ -188,6 +209,8 @@ pub enum Start {
 struct Sources<'a> {
     file: Option<(&'a Path, &'a str)>,
     variables: Vec<(String, String)>,
+    /// Files that the service manager provides, by the keys they are defaults of.
+    credentials: Vec<(&'static str, PathBuf)>,
     args: &'a Args,
     host_name: String,
 }
@@ -238,14 +261,23 @@ impl Config {
         resolve(Sources {
             file: text.as_deref().map(|text| (path, text)),
             variables: std::env::vars_os().map(lossy).collect(),
+            credentials: credentials(std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new)),
             args,
             host_name: host_name.map_err(|source| ConfigError::HostName { source })?.trim().to_owned(),
         })
     }
 }
 
+/// Those of our credentials that systemd put into this directory.
+fn credentials(dir: Option<&Path>) -> Vec<(&'static str, PathBuf)> {
+    let known = [("cluster.join_token_file", "join-token"), ("cluster.sealing_key_file", "sealing-key")];
+    let file = |(key, name): (&'static str, &str)| Some((key, dir?.join(name)));
+    known.into_iter().filter_map(file).filter(|(_, path)| path.exists()).collect()
+}
+
 fn resolve(sources: Sources<'_>) -> Result<Config, ConfigError> {
     let mut settings = Settings::defaults();
+    settings.put_credentials(&sources.credentials);
     let (given, mut problems) = sources.file.map_or_else(Default::default, |(path, text)| file::read(path, text));
     problems.extend(settings.put(given));
     problems.sort_by_key(Problem::line);

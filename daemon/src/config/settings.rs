@@ -93,6 +93,14 @@ impl Settings {
         Settings { values: KEYS.iter().filter_map(value).collect() }
     }
 
+    /// Defaults that the service manager provides.
+    pub(super) fn put_credentials(&mut self, files: &[(&'static str, PathBuf)]) {
+        for (path, file) in files {
+            let key = keys::find(path).expect("a key of the table");
+            self.values.insert(key.path, (Value::Path(file.clone()), Origin::Default));
+        }
+    }
+
     /// Puts a layer over what is there. A value that does not fit is a problem and leaves the one below in place, so
     /// that the checks between keys can go on.
     pub(super) fn put(&mut self, layer: Vec<Given>) -> Vec<Problem> {

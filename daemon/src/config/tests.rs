@@ -13,9 +13,14 @@ fn run_case(text: &str) -> Result<Config, ConfigError> {
     let flags: Vec<String> = words("#flag ");
     let flags = flags.iter().flat_map(|line| line.splitn(2, ' '));
     let split = |pair: &String| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())).unwrap();
+    let credential = |(key, path): (String, String)| {
+        let key = keys::find(&key).unwrap().path;
+        (key, PathBuf::from(path))
+    };
     resolve(Sources {
         file: Some((Path::new("/etc/konsul/konsul.toml"), text)),
         variables: variables.iter().map(split).collect(),
+        credentials: words("#credential ").iter().map(split).map(credential).collect(),
         args: &Args::try_parse_from(std::iter::once("konsuld").chain(flags)).unwrap(),
         host_name: "host-7".into(),
     })
@@ -76,7 +81,10 @@ fn the_examples_of_keys_without_a_default_are_taken() {
         format!("[{name}]\n{}", keys.map(line).collect::<String>())
     };
     let text: String = keys::SECTIONS.iter().map(|(name, _)| section(name)).collect();
-    let config = load(&text);
+    // Two ways to a cluster that exclude each other.
+    let (token, peers) = text.lines().partition::<Vec<_>, _>(|line| line.starts_with("join_token_file = "));
+    assert_eq!(token.len(), 1);
+    let config = load(&peers.join("\n"));
     assert_eq!((config.node.name.as_str(), config.node.id), ("n1", Some(1)));
     assert!(config.tls.files.is_some());
 }

@@ -29,7 +29,9 @@ pub(super) fn build(settings: &Settings, tls_off: Option<&Origin>, host_name: &s
     let node = check.node(&peers, host_name);
     let form = check.form(&peers);
     let discovery = check.discovery();
-    let peer = check.peer(&peers, &node, form);
+    let join_token_file = check.path("cluster.join_token_file");
+    let peer = check.peer(&peers, &node, form, join_token_file.is_some());
+    check.entry(&peers, &tls, form, join_token_file.is_some());
     let storage = check.storage();
     let raft = check.raft();
     let http = check.http(&node, raft.inflight_bytes_max);
@@ -37,7 +39,7 @@ pub(super) fn build(settings: &Settings, tls_off: Option<&Origin>, host_name: &s
     if check.problems.is_empty() {
         let certificate_life = check.duration("cluster.certificate_life");
         let sealing_key_file = check.path("cluster.sealing_key_file");
-        let cluster = ClusterSection { peers, form, certificate_life, sealing_key_file };
+        let cluster = ClusterSection { peers, form, certificate_life, sealing_key_file, join_token_file };
         Ok(Config { node, storage, raft, peer, tls, cluster, discovery, http, log })
     } else {
         Err(check.problems)
@@ -218,30 +220,49 @@ impl Check<'_> {
     fn form(&mut self, peers: &[StaticPeer]) -> Form {
         let form = match self.choice("cluster.form").as_str() {
             "never" => Form::Never,
+            "init" => Form::Init,
             "preferred" => Form::Preferred,
             _ => Form::Auto,
         };
-        if form == Form::Never && peers.is_empty() {
-            let text =
-                "this node shall only join, but `cluster.peers` names nobody to join; add the nodes of the cluster";
+        if form == Form::Init && !peers.is_empty() {
+            let text = "`cluster.form` is \"init\", but `cluster.peers` names nodes, which form by themselves; remove one of the two";
             self.refuse("cluster.form", text);
         }
         form
     }
 
-    fn peer(&mut self, peers: &[StaticPeer], node: &NodeSection, form: Form) -> PeerSection {
-        if peers.is_empty() {
+    fn peer(&mut self, peers: &[StaticPeer], node: &NodeSection, form: Form, has_token: bool) -> PeerSection {
+        let entered = peers.is_empty() && (form.waits() || has_token);
+        if peers.is_empty() && !entered {
             return PeerSection { listen: None, advertise: None };
         }
         let listen = self.addresses("peer.listen")[0];
         let own = peers.iter().find(|peer| peer.name == node.name).map(|peer| peer.rpc.clone());
         let bound = (!listen.ip().is_unspecified()).then(|| listen.to_string());
         let advertise = self.text("peer.advertise").or(own).or(bound);
-        if advertise.is_none() && form == Form::Never {
+        // A node that enters its cluster later finds out by which address it is reached.
+        if advertise.is_none() && form == Form::Never && !entered {
             let text = format!("other nodes cannot connect to {listen}; set peer.advertise to this node's host:port");
             self.refuse("peer.listen", text);
         }
         PeerSection { listen: Some(listen), advertise }
+    }
+
+    /// A cluster that is entered by `init` or a token has an authority of its own.
+    fn entry(&mut self, peers: &[StaticPeer], tls: &TlsSection, form: Form, has_token: bool) {
+        if !peers.is_empty() || !(form.waits() || has_token) {
+            return;
+        }
+        if tls.mode == TlsMode::Off {
+            let text = "`tls.mode` is \"off\", but a cluster that is joined with tokens is encrypted; name its nodes in \
+                        cluster.peers, or remove tls.mode";
+            self.refuse("tls.mode", text);
+        }
+        if tls.files.is_some() {
+            let text = "`tls.cert_file` brings a certificate, but a cluster that is joined with tokens makes its own; name \
+                        its nodes in cluster.peers, or remove the tls files";
+            self.refuse("tls.cert_file", text);
+        }
     }
 
     fn storage(&mut self) -> StorageSection {

@@ -8,13 +8,16 @@ use super::error::{ApiError, status};
 use super::headers::{self, value};
 use super::router::Handler;
 use super::upload::{self, Limit};
-use super::{health, metrics, openapi, service};
+use super::{health, metrics, openapi};
 use crate::cluster::lobby::{EnterError, Wish};
 use crate::cluster::token::{Token, is_contact};
 use hyper::Response;
 use hyper::body::Incoming;
 use konsul_api::cluster::{EnteredAnswer, JoinClusterRequest};
 use konsul_api::health::Health;
+
+/// What `/` says.
+pub(super) const GREETING: &[u8] = b"Consul Agent";
 
 /// A token and a few addresses.
 const JOIN_LIMIT: Limit = Limit { bytes_max: 8192, advice: "The body is a token and a few addresses." };
@@ -30,7 +33,7 @@ pub(super) async fn dispatch(
         Handler::Ready => Ok(ready(reception, ask)),
         Handler::Metrics => Ok(metrics::expose(&reception.metrics)),
         Handler::OpenApi => Ok(ask.serialized(&openapi::document())),
-        Handler::Root => Ok(headers::ok(value::TEXT, Body::Whole(service::GREETING.into()))),
+        Handler::Root => Ok(headers::ok(value::TEXT, Body::Whole(GREETING.into()))),
         Handler::ClusterStatus => Ok(ask.serialized(&node_only(&reception.node_name, reception.lobby.doing()))),
         Handler::ClusterInit => enter(reception, ask, Wish::Init).await,
         Handler::ClusterJoin => enter(reception, ask, join(body).await?).await,

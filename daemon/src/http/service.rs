@@ -6,6 +6,7 @@ use super::error::{ApiError, status};
 use super::headers::{self, value};
 use super::metrics::RouteMetrics;
 use super::query::Query;
+use super::reception::GREETING;
 use super::router::{self, Errors, Found, Handler, ROUTES, Route, Writes};
 use super::{
     agent, autopilot, batch, ca, cluster, health, join_token, kv, membership, metrics, openapi, operator, path,
@@ -22,9 +23,6 @@ use std::time::Instant;
 
 /// Below this, compressing costs more than it saves.
 const GZIP_BYTES_MIN: usize = 1024;
-
-/// What `/` says.
-pub(super) const GREETING: &[u8] = b"Consul Agent";
 
 /// Answers one request, whatever it is.
 pub(super) async fn answer(

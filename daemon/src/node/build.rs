@@ -2,7 +2,8 @@
 
 use crate::clock::Clock;
 use crate::cluster::audit::Audit;
-use crate::cluster::identity::Papers;
+use crate::cluster::entry::Newcomer;
+use crate::cluster::identity::{Authority, IdentityError, IdentityFiles, Papers};
 use crate::cluster::lobby::Lobby;
 use crate::cluster::{Former, Seat};
 use crate::config::{Config, Form, TlsMode};
@@ -14,6 +15,7 @@ use crate::raft::{Consensus, RaftConfig, node_uuid};
 use crate::raft_types::NodeInfo;
 use crate::storage::{Identity, StorageConfig};
 use crate::tls::{Tls, TlsError};
+use std::path::PathBuf;
 
 /// Newest log entries in memory; replication and apply read them from here.
 const TAIL_BYTES_MAX: usize = 16 << 20;
@@ -53,8 +55,52 @@ pub(super) fn raft(config: &Config) -> RaftConfig {
     }
 }
 
+/// Certificates that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("{path} is gone, which tells who this member is; put it back, or remove the data directory and join anew")]
+    Lost { path: PathBuf },
+}
+
+/// With the identity that the cluster gave it, or none yet. An expired one is renewed after the start.
+fn entered_transport(config: &Config, is_member: bool) -> Result<Transport, TransportError> {
+    let data_dir = &config.storage.data_dir;
+    let material = if is_member { IdentityFiles::in_data_dir(data_dir).load()? } else { None };
+    let min_version = config.tls.min_version;
+    Ok(Transport::Tls(match material {
+        Some(material) => Tls::of(&material, min_version)?,
+        None if is_member => return Err(TransportError::Lost { path: data_dir.join("tls") }),
+        None => Tls::newcomer(min_version)?,
+    }))
+}
+
+pub(super) fn newcomer(config: &Config) -> Newcomer {
+    Newcomer {
+        name: config.node.name.clone(),
+        rpc: config.peer.advertise.clone(),
+        http: config.http.advertise.clone(),
+        listen: config.peer.listen.expect("a node that enters a cluster listens for its peers"),
+        data_dir: config.storage.data_dir.clone(),
+        sealing_key_file: config.cluster.sealing_key_file.clone(),
+        life: config.cluster.certificate_life,
+        may_found: config.cluster.form != Form::Never,
+    }
+}
+
+/// What this node told others to connect to, when that was found out.
+pub(super) fn address_file(config: &Config) -> PathBuf {
+    config.storage.data_dir.join("address")
+}
+
 /// How this node talks to others.
-pub(super) fn transport(config: &Config) -> Result<Transport, TlsError> {
+pub(super) fn transport(config: &Config, is_member: bool) -> Result<Transport, TransportError> {
+    if config.cluster.is_entered() {
+        return entered_transport(config, is_member);
+    }
     Ok(match (config.tls.mode, config.tls.files.clone()) {
         (TlsMode::Required, Some(files)) => Transport::Tls(Tls::open(files)?),
         (TlsMode::Permissive, Some(files)) => Transport::Permissive(Tls::open(files)?),
@@ -66,9 +112,16 @@ pub(super) fn transport(config: &Config) -> Result<Transport, TlsError> {
 pub(super) fn info(config: &Config) -> NodeInfo {
     NodeInfo {
         name: config.node.name.clone(),
-        rpc: config.peer.advertise.clone().unwrap_or_default(),
+        rpc: config.peer.advertise.clone().or_else(|| found_out(config)).unwrap_or_default(),
         http: config.http.advertise.clone(),
     }
+}
+
+fn found_out(config: &Config) -> Option<String> {
+    if !config.cluster.is_entered() {
+        return None;
+    }
+    std::fs::read_to_string(address_file(config)).ok().filter(|address| !address.is_empty())
 }
 
 pub(super) fn local(config: &Config, identity: Option<&Identity>) -> LocalIdentity {
@@ -85,7 +138,7 @@ pub(super) fn seat(config: &Config) -> Seat {
     let lowest = peers.iter().map(|p| p.id).min();
     let myself = peers.iter().find(|p| p.name == config.node.name).map(|p| p.id);
     let former = match config.cluster.form {
-        Form::Never => Former::No,
+        Form::Never | Form::Init => Former::No,
         _ if peers.iter().all(|p| p.name == config.node.name) => Former::Alone,
         Form::Preferred => Former::Yes,
         Form::Auto if myself.is_some() && myself == lowest => Former::Yes,
@@ -102,6 +155,7 @@ pub(super) fn duties(
     audit: &Audit,
     metrics: &Metrics,
     clock: Clock,
+    authority: Option<&Authority>,
 ) -> LeaderDeps {
     let seats = config.cluster.peers.len();
     LeaderDeps {
@@ -110,7 +164,7 @@ pub(super) fn duties(
         audit: audit.clone(),
         clock,
         seats,
-        authority: None,
+        authority: authority.cloned(),
     }
 }
 

@@ -1,8 +1,9 @@
 //! What this node does with its peers' requests: hands them to consensus, once there is one.
 
 use crate::clock::{Clock, Timestamp};
-use crate::cluster::enrol::{EnrolAnswer, Envelope, RefusalCode};
+use crate::cluster::enrol::{Enroller, answer_as_newcomer};
 use crate::cluster::identity::Authority;
+use crate::cluster::token::Token;
 use crate::cluster::{JoinAnswer, JoinRequest, Promise};
 use crate::peer::{Known, LocalIdentity, PeerHandler, PeerIdentity};
 use crate::raft::{AdmitError, Asker, Consensus};
@@ -11,7 +12,7 @@ use crate::raft_types::{
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
 use crate::storage::SnapshotFile;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,9 @@ pub(super) struct Handler {
     /// Since when ids are known to be removed.
     gone: Mutex<HashMap<u64, Timestamp>>,
     authority: OnceLock<Authority>,
+    enroller: OnceLock<Enroller>,
+    /// With which it joins.
+    token: ArcSwapOption<Token>,
 }
 
 /// A node that was removed is cut off after so long: what it was passing on for its clients ends well by then.
@@ -36,8 +40,18 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 impl Handler {
     pub(super) fn new(local: LocalIdentity, snapshots: PathBuf, promise: Promise, clock: Clock) -> Handler {
-        let (consensus, authority, gone) = Default::default();
-        Handler { local: ArcSwap::from_pointee(local), snapshots, promise, consensus, authority, clock, gone }
+        let (consensus, authority, enroller, gone) = Default::default();
+        Handler {
+            local: ArcSwap::from_pointee(local),
+            snapshots,
+            promise,
+            consensus,
+            authority,
+            enroller,
+            token: ArcSwapOption::empty(),
+            clock,
+            gone,
+        }
     }
 
     pub(super) fn promise(&self) -> &Promise {
@@ -48,6 +62,24 @@ impl Handler {
     pub(super) fn begin(&self, local: LocalIdentity, consensus: Consensus) {
         self.local.store(Arc::new(local));
         assert!(self.consensus.set(consensus).is_ok(), "a node becomes a member once");
+    }
+
+    /// From now on this node passes requests on to its authority, and admits others.
+    pub(super) fn admit_others(&self, authority: Option<Authority>, enroller: Enroller) {
+        if let Some(authority) = authority {
+            assert!(self.authority.set(authority).is_ok(), "a node becomes a member once");
+        }
+        assert!(self.enroller.set(enroller).is_ok(), "a node becomes a member once");
+    }
+
+    /// The token this node joins with: others that hold it may ask for its promise.
+    pub(super) fn hold(&self, token: Arc<Token>) {
+        self.token.store(Some(token));
+    }
+
+    /// The token this node joined with.
+    pub(super) fn token(&self) -> Option<Arc<Token>> {
+        self.token.load_full()
     }
 
     /// Whether a node that was removed had the time to say goodbye. What matters is told to it at once, see
@@ -142,16 +174,14 @@ impl PeerHandler for Handler {
         Bytes::from(answer.encode())
     }
 
-    fn may_enrol(&self, _from: IpAddr) -> bool {
-        true
+    fn may_enrol(&self, from: IpAddr) -> bool {
+        self.enroller.get().is_none_or(|enroller| enroller.may_try(from))
     }
 
     async fn enrol(&self, from: SocketAddr, exporter: [u8; 32], request: Bytes) -> Bytes {
-        let answer = EnrolAnswer::Refused {
-            code: RefusalCode::NoAuthority,
-            why: "this cluster has no authority of its own: bring a certificate, and join with it".to_owned(),
-        };
-        tracing::info!(%from, bytes = request.len(), bound = exporter.len(), ?answer, "somebody without a certificate asked to join");
-        Bytes::from(Envelope { body: &answer.encode(), proof: None }.encode())
+        match self.enroller.get() {
+            Some(enroller) => enroller.answer(from, &exporter, &request).await,
+            None => answer_as_newcomer(self.token.load().as_deref(), &self.promise, &exporter, &request),
+        }
     }
 }

@@ -1,12 +1,18 @@
 //! One node: what it is made of, the order in which its parts start and stop.  Holds no logic of its own.
 
 mod build;
+mod enter;
 mod handler;
 
 use crate::clock::Clock;
 use crate::cluster::audit::Audit;
+use crate::cluster::ca::SealingError;
+use crate::cluster::enrol::{Enroller, EnrollerParts};
+use crate::cluster::entry;
 use crate::cluster::identity::Papers;
+use crate::cluster::identity::{Authority, AuthorityParts, IdentityFiles, Keeper};
 use crate::cluster::lobby::{self, Lobby};
+use crate::cluster::token::{BadToken, Token};
 use crate::cluster::{self, Promise};
 use crate::config::Config;
 use crate::http;
@@ -15,7 +21,6 @@ use crate::metrics::Metrics;
 use crate::peer::{self, Limits, Pool, Transport};
 use crate::raft::{Consensus, Parts, StartError};
 use crate::storage::{Identity, OpenError, Space, SpaceConfig, Storage};
-use crate::tls::TlsError;
 use crate::watch::Watches;
 use handler::Handler;
 use std::io;
@@ -30,6 +35,8 @@ use tokio_util::task::TaskTracker;
 
 /// Peer connections at a time: a few per member, and some for those who join.
 const PEER_CONNECTIONS_MAX: usize = 1024;
+/// Between looks whether the authority of a new cluster is in the state.
+const FOUNDING_LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// A node whose storage is open and whose ports are not.
 pub struct Node {
@@ -79,7 +86,7 @@ pub enum NodeError {
     #[error("read the certificates of this node")]
     Tls {
         #[source]
-        source: TlsError,
+        source: build::TransportError,
     },
     #[error(
         "this data directory belongs to node {found:?}, the configuration says {configured:?}; set node.name, or use another storage.data_dir"
@@ -101,8 +108,28 @@ pub enum NodeError {
         #[source]
         source: StartError,
     },
+    #[error("read the join token {path}")]
+    Token {
+        path: PathBuf,
+        #[source]
+        source: TokenFileError,
+    },
+    #[error("read the sealing keys")]
+    Sealing {
+        #[source]
+        source: SealingError,
+    },
     #[error("stopped before the node was a member")]
     Stopped,
+}
+
+/// A file with a token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenFileError {
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    #[error(transparent)]
+    Bad(#[from] BadToken),
 }
 
 impl Node {
@@ -125,7 +152,8 @@ impl Node {
         }
         let space = Space::open(space_config, metrics.storage.clone());
         let space = Arc::new(space.map_err(|source| NodeError::Space { source })?);
-        let transport = build::transport(&config).map_err(|source| NodeError::Tls { source })?;
+        let transport =
+            build::transport(&config, storage.identity.is_some()).map_err(|source| NodeError::Tls { source })?;
         Ok(Node { config, clock, metrics, storage, space, transport })
     }
 
@@ -137,7 +165,16 @@ impl Node {
         let pool = Pool::new(self.transport.clone(), myself, self.metrics.peer.clone());
         let snapshots = self.storage.state.store().snapshots().path().to_owned();
         let nobody = build::local(&self.config, None);
-        let handler = Arc::new(Handler::new(nobody, snapshots, Promise::new(self.clock), self.clock));
+        let promise = if self.config.cluster.is_entered() {
+            Promise::among_newcomers(self.clock)
+        } else {
+            Promise::new(self.clock)
+        };
+        let handler = Arc::new(Handler::new(nobody, snapshots, promise, self.clock));
+        let token = self.token()?;
+        if let Some(token) = &token {
+            handler.hold(Arc::clone(token));
+        }
         if let Some(address) = self.config.peer.listen {
             let listener = bind(address).await?;
             let limits = Limits { connections_max: PEER_CONNECTIONS_MAX };
@@ -150,14 +187,17 @@ impl Node {
             listeners.push(bind(*address).await?);
         }
         // Before the node is in a cluster: it tells what it waits for, and is told what to do.
-        let (lobby, _wishes) = lobby::lobby();
+        let (lobby, mut wishes) = lobby::lobby();
         let (stop_http, (begin_http, member)) = (CancellationToken::new(), oneshot::channel());
         let reception = build::reception(&self.config, &self.metrics, lobby.clone());
         let http = http_runtime.spawn(http::serve(listeners, reception, member, stop_http.clone()));
 
-        let identity = match self.storage.identity.clone() {
-            Some(identity) => identity,
-            None => self.become_member(&pool, &handler, &lobby, stop).await?,
+        let (identity, asked) = match self.storage.identity.clone() {
+            Some(identity) => (identity, None),
+            None if self.config.cluster.is_entered() => {
+                self.enter(&handler, (&lobby, &mut wishes), token.as_ref(), stop).await?
+            }
+            None => (self.become_member(&pool, &handler, &lobby, stop).await?, None),
         };
         let known = build::local(&self.config, Some(&identity));
         pool.become_member(known.clone());
@@ -176,19 +216,49 @@ impl Node {
         handler.begin(known, consensus.clone());
         complete_formation(&consensus, stop).await;
         let audit = Audit::new(self.clock, self.metrics.cluster.clone());
-        let duties = build::duties(&self.config, &consensus, &audit, &self.metrics, self.clock);
+        let authority = authority_of(&self.config, &self.transport, &consensus, self.clock)?;
+        let duties = build::duties(&self.config, &consensus, &audit, &self.metrics, self.clock, authority.as_ref());
         tasks.spawn(leader::run(duties, stop_peers.clone()));
         check_snapshots(&tasks, &consensus, &self.metrics);
 
         // Stops with HTTP: what is left is written while peers can still be reached.
         tasks.spawn(audit.clone().run(consensus.clone(), stop_http.clone()));
+        let parts = EnrollerParts {
+            consensus: consensus.clone(),
+            authority: authority.clone(),
+            audit: audit.clone(),
+            clock: self.clock,
+            token: handler.token().map(|token| Token::clone(&token)),
+            epoch: 0,
+        };
+        handler.admit_others(authority.clone(), Enroller::new(parts));
+        if let Some(authority) = &authority {
+            let files = IdentityFiles::in_data_dir(&self.config.storage.data_dir);
+            let keeper = Keeper::new(authority.clone(), files, self.metrics.identity.clone());
+            tasks.spawn(keeper.run(stop_peers.clone()));
+            founded(&consensus, authority, handler.token().as_deref(), self.clock, stop).await;
+        }
         let tls = self.transport.tls().cloned();
-        let papers = Papers { tls, authority: None, pool: pool.clone(), clock: self.clock };
+        let papers = Papers { tls, authority, pool: pool.clone(), clock: self.clock };
         let deps = build::http(&self.config, &consensus, audit, papers, self.metrics);
         // It fails if the node is stopping, and then nobody is answered any more.
         drop(begin_http.send(deps));
+        enter::tell(asked, consensus.identity());
         tracing::info!(node = consensus.identity().node_id, name = %self.config.node.name, "serving");
         Ok(Running { consensus, pool, tasks, http, stop_http, stop_peers })
+    }
+
+    /// The token of the configuration, which only a node that is in no cluster needs; and the nodes that joined each
+    /// other with it, while they do.
+    fn token(&self) -> Result<Option<Arc<Token>>, NodeError> {
+        let Some(path) = &self.config.cluster.join_token_file else { return Ok(None) };
+        let failed = |source| NodeError::Token { path: path.clone(), source };
+        match std::fs::read_to_string(path) {
+            Ok(text) => Token::parse(&text).map(|token| Some(Arc::new(token))).map_err(|error| failed(error.into())),
+            // Used, and taken away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.storage.identity.is_some() => Ok(None),
+            Err(error) => Err(failed(error.into())),
+        }
     }
 
     async fn become_member(
@@ -274,6 +344,44 @@ async fn complete_formation(consensus: &Consensus, stop: &CancellationToken) {
         if let Err(error) = consensus.write_formation().await {
             tracing::warn!(%error, "cannot write the formation of the cluster yet");
         }
+    }
+}
+
+/// The authority of a cluster that makes its own certificates.
+fn authority_of(
+    config: &Config,
+    transport: &Transport,
+    consensus: &Consensus,
+    clock: Clock,
+) -> Result<Option<Authority>, NodeError> {
+    let Some(tls) = transport.tls().filter(|_| config.cluster.is_entered()) else { return Ok(None) };
+    let keys = entry::sealing_keys(&config.storage.data_dir, config.cluster.sealing_key_file.as_deref());
+    let keys = keys.map_err(|source| NodeError::Sealing { source })?;
+    let life = config.cluster.certificate_life;
+    let parts = AuthorityParts { consensus: consensus.clone(), tls: tls.clone(), keys, life, clock };
+    Ok(Some(Authority::new(parts)))
+}
+
+/// As the founder: returns when the cluster's authority is in the state, and with it the token that others hold.
+async fn founded(
+    consensus: &Consensus,
+    authority: &Authority,
+    token: Option<&Token>,
+    clock: Clock,
+    stop: &CancellationToken,
+) {
+    while consensus.identity().former && !stop.is_cancelled() {
+        match authority.stored() {
+            Ok(Some(_)) => break,
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "cannot read the authority of the cluster"),
+        }
+        stop.run_until_cancelled(tokio::time::sleep(FOUNDING_LOOK)).await;
+    }
+    if let Some(token) = token.filter(|_| consensus.identity().former)
+        && let Err(error) = entry::register(consensus, token, clock.wall().as_millis()).await
+    {
+        tracing::warn!(%error, "the others cannot join with the bootstrap token; make a join token for them");
     }
 }
 

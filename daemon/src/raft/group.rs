@@ -51,26 +51,6 @@ impl Member {
     }
 }
 
-/// Commands of at most this size are grouped: copying a larger one costs more than it saves.
-const MEMBER_BYTES_MAX: usize = 16 << 10;
-
-/// Whether this command may share a log entry with others.
-pub(super) fn is_groupable(command: &Command<'_>, bytes: usize) -> bool {
-    let kind = match command {
-        Command::Kv(_) | Command::Txn(_) => true,
-        Command::Batch { .. }
-        | Command::Form { .. }
-        | Command::Admit { .. }
-        | Command::Restore(_)
-        | Command::Token(_)
-        | Command::Audit(_)
-        | Command::Record { .. }
-        | Command::Retire { .. }
-        | Command::Group(_) => false,
-    };
-    kind && bytes <= MEMBER_BYTES_MAX
-}
-
 impl Grouper {
     /// Queues a command; `true`: the caller has to start a lane.
     fn join(&self, member: Member) -> bool {

@@ -6,7 +6,6 @@
 
 use super::Consensus;
 use super::forward::{Answer, Request};
-use super::group;
 use crate::metrics::{Applied, ProposalFailure};
 use crate::peer::CallError;
 use crate::raft_types::Proposal;
@@ -97,6 +96,26 @@ impl Drop for Share {
     }
 }
 
+/// Commands of at most this size are grouped: copying a larger one costs more than it saves.
+const MEMBER_BYTES_MAX: usize = 16 << 10;
+
+/// Whether this command may share a log entry with others.
+fn is_groupable(command: &Command<'_>, bytes: usize) -> bool {
+    let kind = match command {
+        Command::Kv(_) | Command::Txn(_) => true,
+        Command::Batch { .. }
+        | Command::Form { .. }
+        | Command::Admit { .. }
+        | Command::Restore(_)
+        | Command::Token(_)
+        | Command::Audit(_)
+        | Command::Record { .. }
+        | Command::Retire { .. }
+        | Command::Group(_) => false,
+    };
+    kind && bytes <= MEMBER_BYTES_MAX
+}
+
 /// Between tries when nothing else tells that a try makes sense.
 pub(super) const PAUSE: Duration = Duration::from_millis(5);
 
@@ -112,7 +131,7 @@ impl Consensus {
         let result = if bytes > max_bytes {
             Err(ProposeError::TooLarge { bytes, max_bytes })
         } else {
-            let groupable = group::is_groupable(command, bytes);
+            let groupable = is_groupable(command, bytes);
             self.propose_encoded(Bytes::from(encoded), groupable).await
         };
         let metrics = &self.inner.metrics.raft;
