@@ -391,6 +391,9 @@ mod tests {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let written = Arc::clone(&lines);
         let writer = move || Lines(Arc::clone(&written));
+        // With a single dispatcher in the process, another test's thread that meets these events first switches them off
+        // for everybody.
+        let _other = tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(std::io::sink).finish());
         let json = tracing_subscriber::fmt().json().without_time().with_writer(writer).finish();
         tracing::subscriber::with_default(json, || {
             let (audit, _) = audit();
