@@ -1,7 +1,7 @@
 //! konsuld: the life of one node.
 
 use clap::Parser;
-use konsuld::config::{Args, Config, Start};
+use konsuld::config::{Args, Loaded, Start};
 use konsuld::node::{End, Node};
 use konsuld::{shutdown, telemetry};
 use std::error::Error;
@@ -22,15 +22,15 @@ const REMOVED: u8 = 3;
 fn main() -> ExitCode {
     // Usage errors end here, nothing is opened yet.
     let args = Args::parse();
-    let config = match args.start() {
-        Ok(Start::Run(config)) => *config,
+    let loaded = match args.start() {
+        Ok(Start::Run(loaded)) => *loaded,
         Ok(Start::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
         Err(error) => return failed(&error, BAD_CONFIG),
     };
-    if let Err(error) = telemetry::init(&config.log) {
+    if let Err(error) = telemetry::init(&loaded.config().log) {
         return failed(&error, FAILED);
     }
     // A half-dead node is worse than a restarted one.
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         (Ok(raft), Ok(http)) => (raft, http),
         (Err(error), _) | (_, Err(error)) => return failed(&error, FAILED),
     };
-    let code = raft.block_on(run(config, http.handle()));
+    let code = raft.block_on(run(loaded, http.handle()));
     http.shutdown_background();
     code
 }
@@ -52,17 +52,17 @@ fn runtime(name: &str) -> std::io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
 }
 
-async fn run(config: Config, http: &Handle) -> ExitCode {
-    let stop = match shutdown::on_signal() {
-        Ok(stop) => stop,
+async fn run(loaded: Loaded, http: &Handle) -> ExitCode {
+    let (stop, hangups) = match shutdown::on_signal().and_then(|stop| Ok((stop, shutdown::hangups()?))) {
+        Ok(signals) => signals,
         Err(error) => return failed(&error, FAILED),
     };
     // Verify and recover; no port is bound yet.
-    let node = match Node::open(config) {
+    let node = match Node::open(loaded) {
         Ok(node) => node,
         Err(error) => return failed(&error, FAILED),
     };
-    let running = match node.start(http, &stop).await {
+    let running = match node.start(http, &stop, hangups).await {
         Ok(running) => running,
         Err(_) if stop.is_cancelled() => return ExitCode::SUCCESS,
         Err(error) => return failed(&error, FAILED),

@@ -1,4 +1,4 @@
-//! SIGTERM or SIGINT asks the process to stop; a second one makes it stop at once.
+//! SIGTERM or SIGINT asks the process to stop; a second one makes it stop at once. SIGHUP asks for something else.
 //!
 //! Knows nothing about: what stopping means. Whoever holds the token decides.
 
@@ -34,6 +34,24 @@ pub fn on_signal() -> Result<CancellationToken, ShutdownError> {
         std::process::exit(EXIT_AT_ONCE);
     });
     Ok(token)
+}
+
+/// SIGHUPs. As long as it lives, none ends the process; one that comes while nobody waits is not lost.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+/// SIGHUPs from now on. Call inside the runtime.
+pub fn hangups() -> Result<Hangups, ShutdownError> {
+    let signal = signal(SignalKind::hangup()).map_err(|source| ShutdownError { signal: "SIGHUP", source })?;
+    Ok(Hangups(signal))
+}
+
+impl Hangups {
+    /// The next one, or several that came close together.
+    pub async fn next(&mut self) {
+        // None comes only when the runtime ends, and this with it.
+        self.0.recv().await;
+    }
 }
 
 struct Signals {

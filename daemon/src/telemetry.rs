@@ -7,12 +7,16 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
 use std::str::FromStr;
+use std::sync::OnceLock;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{Layer, Registry, fmt as lines};
+use tracing_subscriber::{Layer, Registry, fmt as lines, reload};
 
 /// Levels in the order of the amount they let through.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// The filter in force. There is one log per process, as there is one subscriber.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +62,14 @@ pub struct TelemetryError {
     source: tracing::subscriber::SetGlobalDefaultError,
 }
 
+/// A filter that could not be exchanged.
+#[derive(Debug, thiserror::Error)]
+#[error("exchange the filter of the log; `log.level` changes with the next start")]
+pub struct FilterError {
+    #[source]
+    source: reload::Error,
+}
+
 impl FromStr for LogFilter {
     type Err = BadFilter;
 
@@ -97,9 +109,16 @@ impl fmt::Display for LogFilter {
 /// Sends log lines to stderr from now on. Once per process.
 pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
     let terminal = io::stderr().is_terminal();
-    let subscriber =
-        Registry::default().with(layer(config.format, terminal, io::stderr).with_filter(config.filter.targets()));
-    tracing::subscriber::set_global_default(subscriber).map_err(|source| TelemetryError { source })
+    let (filter, handle) = reload::Layer::new(config.filter.targets());
+    let subscriber = Registry::default().with(layer(config.format, terminal, io::stderr).with_filter(filter));
+    tracing::subscriber::set_global_default(subscriber).map_err(|source| TelemetryError { source })?;
+    assert!(FILTER.set(handle).is_ok(), "the first subscriber of the process is the only one");
+    Ok(())
+}
+
+/// From now on this is what is logged. Nothing happens in a process that logs nothing.
+pub fn filter(filter: &LogFilter) -> Result<(), FilterError> {
+    FILTER.get().map_or(Ok(()), |log| log.reload(filter.targets())).map_err(|source| FilterError { source })
 }
 
 fn layer<W>(format: LogFormat, terminal: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>

@@ -209,6 +209,7 @@ fn head(status: &ClusterStatus) -> String {
         let by = own.authority.map_or_else(|| "from files".to_owned(), |number| format!("of authority {number}"));
         pairs.push(("Certificate", format!("until {} ({by})", own.not_after)));
     }
+    pairs.extend(node.warnings.iter().map(|warning| ("Warning", warning.clone())));
     if let Some(reason) = &node.read_only {
         pairs.push(("Read only", reason.clone()));
     }

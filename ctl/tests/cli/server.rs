@@ -455,6 +455,7 @@ fn status(state: &State, address: SocketAddr) -> ClusterStatus {
                 expires_in_s: 259_200,
                 authority: Some(1),
             }),
+            warnings: Vec::new(),
             waiting: None,
             contacts: Vec::new(),
         },

@@ -65,6 +65,9 @@ pub struct NodeStatus {
     /// Its certificate for other nodes; `null`: it has none.
     #[serde(default)]
     pub certificate: Option<OwnCertificate>,
+    /// What will keep it from doing its part, if nobody acts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What a node that is in no cluster waits for or does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,

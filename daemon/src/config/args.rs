@@ -9,7 +9,7 @@ use std::path::PathBuf;
 ///
 /// Settings come from the file, then from the environment (KONSUL_<SECTION>_<KEY>), then from these flags; the later
 /// wins. `--print-default-config` documents every key.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "konsuld", version, max_term_width = 100)]
 pub struct Args {
     /// Configuration file [default: /etc/konsul/konsul.toml, if it exists]

@@ -14,6 +14,8 @@ pub(super) struct Key {
     pub(super) default: Preset,
     /// Manual text; a line each.
     pub(super) doc: &'static [&'static str],
+    /// Whether it can change while the node runs.
+    pub(super) live: bool,
 }
 
 /// What holds when nobody sets the key; written as in the file.
@@ -59,7 +61,12 @@ const GIB: u64 = 1024 * MIB;
 const TIB: u64 = 1024 * GIB;
 
 const fn key(path: &'static str, kind: Kind, default: Preset, doc: &'static [&'static str]) -> Key {
-    Key { path, kind, default, doc }
+    Key { path, kind, default, doc, live: false }
+}
+
+/// A key that can change while the node runs.
+const fn live(key: Key) -> Key {
+    Key { live: true, ..key }
 }
 
 const fn count(min: u64, max: u64) -> Kind {
@@ -126,12 +133,12 @@ pub(super) const KEYS: &[Key] = &[
         &["\"required\": nodes speak to each other encrypted, and know each other by certificates. \"permissive\": encrypted",
           "with those who can, in the clear with those who cannot, while a cluster moves from \"off\" to \"required\" by one",
           "restart after the other. \"off\": in the clear; whoever reaches the peer port may read and change all data."]),
-    key("tls.cert_file", Kind::Path, Preset::None { example: "\"/etc/konsul/tls/node.pem\"" },
-        &["PEM: this node's certificate, then intermediates; for both server and client authentication."]),
-    key("tls.key_file", Kind::Path, Preset::None { example: "\"/etc/konsul/tls/node.key\"" },
-        &["PEM: the private key of that certificate."]),
-    key("tls.ca_file", Kind::Path, Preset::None { example: "\"/etc/konsul/tls/ca.pem\"" },
-        &["PEM: the authorities that sign the certificates of the nodes."]),
+    live(key("tls.cert_file", Kind::Path, Preset::None { example: "\"/etc/konsul/tls/node.pem\"" },
+        &["PEM: this node's certificate, then intermediates; for both server and client authentication."])),
+    live(key("tls.key_file", Kind::Path, Preset::None { example: "\"/etc/konsul/tls/node.key\"" },
+        &["PEM: the private key of that certificate."])),
+    live(key("tls.ca_file", Kind::Path, Preset::None { example: "\"/etc/konsul/tls/ca.pem\"" },
+        &["PEM: the authorities that sign the certificates of the nodes."])),
     key("tls.min_version", Kind::Choice(&["1.2", "1.3"]), Preset::Is("\"1.3\""),
         &["Oldest TLS version accepted between nodes."]),
 
@@ -184,37 +191,37 @@ pub(super) const KEYS: &[Key] = &[
           "name and that port if it is a wildcard."]),
     key("http.datacenter", Kind::Name, Preset::Is("\"dc1\""),
         &["The name of the datacenter in answers and in `?dc=`."]),
-    key("http.value_bytes_max", bytes(KIB, 64 * MIB), Preset::Is("\"512KiB\""),
-        &["Largest value of a key."]),
-    key("http.txn_bytes_max", bytes(KIB, 64 * MIB), Preset::Is("\"512KiB\""),
-        &["Largest body of a transaction."]),
-    key("http.txn_ops_max", count(1, 4_096), Preset::Is("128"),
-        &["Most operations in a transaction."]),
-    key("http.batch_bytes_max", bytes(KIB, 64 * MIB), Preset::Is("\"1MiB\""),
-        &["Largest body of a batch."]),
-    key("http.batch_ops_max", count(1, 1_000_000), Preset::Is("4_096"),
-        &["Most operations in a batch."]),
-    key("http.restore_bytes_max", bytes(MIB, 16 * TIB), Preset::Is("\"4GiB\""),
-        &["Largest snapshot archive that may be restored, and largest content of one."]),
-    key("http.watches_max", count(1, 10_000_000), Preset::Is("100_000"),
-        &["Most blocking queries waiting at a time; beyond, clients get 429."]),
-    key("http.connections_max", count(1, 1_000_000), Preset::Is("20_000"),
-        &["Most client connections at a time."]),
-    key("http.connections_per_client_max", count(0, 1_000_000), Preset::Is("0"),
-        &["Most connections from one address; 0 = no limit."]),
+    live(key("http.value_bytes_max", bytes(KIB, 64 * MIB), Preset::Is("\"512KiB\""),
+        &["Largest value of a key."])),
+    live(key("http.txn_bytes_max", bytes(KIB, 64 * MIB), Preset::Is("\"512KiB\""),
+        &["Largest body of a transaction."])),
+    live(key("http.txn_ops_max", count(1, 4_096), Preset::Is("128"),
+        &["Most operations in a transaction."])),
+    live(key("http.batch_bytes_max", bytes(KIB, 64 * MIB), Preset::Is("\"1MiB\""),
+        &["Largest body of a batch."])),
+    live(key("http.batch_ops_max", count(1, 1_000_000), Preset::Is("4_096"),
+        &["Most operations in a batch."])),
+    live(key("http.restore_bytes_max", bytes(MIB, 16 * TIB), Preset::Is("\"4GiB\""),
+        &["Largest snapshot archive that may be restored, and largest content of one."])),
+    live(key("http.watches_max", count(1, 10_000_000), Preset::Is("100_000"),
+        &["Most blocking queries waiting at a time; beyond, clients get 429."])),
+    live(key("http.connections_max", count(1, 1_000_000), Preset::Is("20_000"),
+        &["Most client connections at a time."])),
+    live(key("http.connections_per_client_max", count(0, 1_000_000), Preset::Is("0"),
+        &["Most connections from one address; 0 = no limit."])),
     key("http.non_leader_writes", Kind::Choice(&["forward", "redirect", "reject"]), Preset::Is("\"forward\""),
         &["What a node that does not lead does with a write: pass it on, answer 307, or answer 409."]),
     key("http.default_consistency", Kind::Choice(&["stale", "leader", "strong"]), Preset::Is("\"leader\""),
         &["How fresh a read is that does not say so itself."]),
-    key("http.header_timeout", millis(100, 600_000), Preset::Is("\"30s\""),
-        &["How long the head of a request may take from its first byte."]),
+    live(key("http.header_timeout", millis(100, 600_000), Preset::Is("\"30s\""),
+        &["How long the head of a request may take from its first byte."])),
     key("http.shutdown_grace", millis(0, 600_000), Preset::Is("\"10s\""),
         &["How long requests in flight may take to end when the node stops."]),
     key("http.strict_paths", Kind::Flag, Preset::Is("true"),
         &["Refuse paths with characters that do not print, as Consul does."]),
 
-    key("log.level", Kind::Filter, Preset::Is("\"info\""),
-        &["off, error, warn, info, debug or trace; also by part: \"info,konsuld::raft=debug\"."]),
+    live(key("log.level", Kind::Filter, Preset::Is("\"info\""),
+        &["off, error, warn, info, debug or trace; also by part: \"info,konsuld::raft=debug\"."])),
     key("log.format", Kind::Choice(&["auto", "text", "json"]), Preset::Is("\"auto\""),
         &["\"auto\": text on a terminal, else JSON lines."]),
 ];
@@ -247,6 +254,9 @@ pub(super) fn default_file() -> String {
         for key in KEYS.iter().filter(|key| key.section() == section) {
             for line in key.doc {
                 writeln!(text, "# {line}").expect("a String takes everything");
+            }
+            if key.live {
+                text.push_str("# May change while the node runs: SIGHUP puts it into force.\n");
             }
             match key.default {
                 Preset::Is(value) => writeln!(text, "{} = {value}", key.name()),

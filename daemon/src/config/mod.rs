@@ -10,18 +10,20 @@ mod file;
 mod hint;
 mod keys;
 mod raw;
+mod reread;
 mod settings;
 mod validate;
 mod value;
 
 pub use args::Args;
+pub use reread::{Again, Loaded};
 pub use settings::Problem;
 
 use crate::cluster::discovery::{AwsEnvironment, DiscoveryConfig};
 use crate::http::HttpConfig;
 use crate::telemetry::LogConfig;
 use crate::tls::{TlsConfig, TlsVersion};
-use settings::Settings;
+use settings::{Origin, Settings};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -200,7 +202,7 @@ pub enum ConfigError {
 #[derive(Debug)]
 pub enum Start {
     /// Run the node.
-    Run(Box<Config>),
+    Run(Box<Loaded>),
     /// Print this and exit with 0.
     Print(String),
 }
@@ -233,39 +235,37 @@ impl Args {
         if self.print_default_config {
             return Ok(Start::Print(keys::default_file()));
         }
-        let config = Config::load(self)?;
+        let loaded = Loaded::load(self)?;
         if self.check_config {
             return Ok(Start::Print("configuration is valid\n".into()));
         }
-        Ok(Start::Run(Box::new(config)))
+        Ok(Start::Run(Box::new(loaded)))
     }
 }
 
-impl Config {
-    /// From the file, the environment of the process and the flags.
-    pub fn load(args: &Args) -> Result<Config, ConfigError> {
-        let path = args.config.as_deref().unwrap_or_else(|| Path::new(DEFAULT_FILE));
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => Some(text),
-            // Without a file the defaults hold, unless somebody named one.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && args.config.is_none() => None,
-            Err(source) => {
-                return Err(ConfigError::Read { path: path.into(), source });
-            }
-        };
-        // What is not UTF-8 is shown with replacement characters in the message about it.
-        let lossy = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
-        };
-        let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname");
-        resolve(Sources {
-            file: text.as_deref().map(|text| (path, text)),
-            variables: std::env::vars_os().map(lossy).collect(),
-            credentials: credentials(std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new)),
-            args,
-            host_name: host_name.map_err(|source| ConfigError::HostName { source })?.trim().to_owned(),
-        })
-    }
+/// Reads the file, the environment of the process and the flags.
+fn read(args: &Args) -> Result<Layers, ConfigError> {
+    let path = args.config.as_deref().unwrap_or_else(|| Path::new(DEFAULT_FILE));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => Some(text),
+        // Without a file the defaults hold, unless somebody named one.
+        Err(e) if e.kind() == io::ErrorKind::NotFound && args.config.is_none() => None,
+        Err(source) => {
+            return Err(ConfigError::Read { path: path.into(), source });
+        }
+    };
+    // What is not UTF-8 is shown with replacement characters in the message about it.
+    let lossy = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+    };
+    let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    Ok(layers(Sources {
+        file: text.as_deref().map(|text| (path, text)),
+        variables: std::env::vars_os().map(lossy).collect(),
+        credentials: credentials(std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new)),
+        args,
+        host_name: host_name.map_err(|source| ConfigError::HostName { source })?.trim().to_owned(),
+    }))
 }
 
 /// Those of our credentials that systemd put into this directory.
@@ -275,7 +275,17 @@ fn credentials(dir: Option<&Path>) -> Vec<(&'static str, PathBuf)> {
     known.into_iter().filter_map(file).filter(|(_, path)| path.exists()).collect()
 }
 
-fn resolve(sources: Sources<'_>) -> Result<Config, ConfigError> {
+/// What the layers say together, each value for itself.
+struct Layers {
+    settings: Settings,
+    problems: Vec<Problem>,
+    /// Where a variable of an earlier release switches TLS off.
+    tls_off: Option<Origin>,
+    host_name: String,
+    aws: AwsEnvironment,
+}
+
+fn layers(sources: Sources<'_>) -> Layers {
     let mut settings = Settings::defaults();
     settings.put_credentials(&sources.credentials);
     let (given, mut problems) = sources.file.map_or_else(Default::default, |(path, text)| file::read(path, text));
@@ -290,15 +300,23 @@ fn resolve(sources: Sources<'_>) -> Result<Config, ConfigError> {
     let (given, of_flags) = sources.args.given();
     problems.extend(of_flags);
     problems.extend(settings.put(given));
-    match validate::build(&settings, environment.tls_off.as_ref(), &sources.host_name) {
-        Ok(mut config) if problems.is_empty() => {
-            config.discovery.aws.iter_mut().for_each(|found| found.environment = aws.clone());
-            Ok(config)
-        }
-        Ok(_) => Err(ConfigError::Invalid { problems }),
-        Err(more) => {
-            problems.extend(more);
-            Err(ConfigError::Invalid { problems })
+    Layers { settings, problems, tls_off: environment.tls_off, host_name: sources.host_name, aws }
+}
+
+impl Layers {
+    /// The configuration, if nothing is wrong with it.
+    fn build(&self) -> Result<Config, Vec<Problem>> {
+        let mut problems = self.problems.clone();
+        match validate::build(&self.settings, self.tls_off.as_ref(), &self.host_name) {
+            Ok(mut config) if problems.is_empty() => {
+                config.discovery.aws.iter_mut().for_each(|found| found.environment = self.aws.clone());
+                Ok(config)
+            }
+            Ok(_) => Err(problems),
+            Err(more) => {
+                problems.extend(more);
+                Err(problems)
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct Given {
 }
 
 /// The values of all keys that have one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Settings {
     values: BTreeMap<&'static str, (Value, Origin)>,
 }
@@ -64,6 +64,12 @@ impl Problem {
             Origin::Default => Problem { place: format!("default of {path}"), line: 0, text: text.into() },
             Origin::File { .. } | Origin::Variable { .. } | Origin::Flag { .. } => Problem::at(origin, text),
         }
+    }
+
+    /// A problem that comes of what is in force and of what was read together.
+    pub(super) fn on_reload(self, pending: &[&'static str]) -> Problem {
+        let text = format!("{} (as long as {} is as before, until a restart)", self.text, pending.join(" and "));
+        Problem { text, ..self }
     }
 
     /// Within a file: by line.
@@ -122,6 +128,19 @@ impl Settings {
             set_here.insert(given.key.path, given);
         }
         problems
+    }
+
+    /// Keys that are set to something else there.
+    pub(super) fn differing(&self, there: &Settings) -> Vec<&'static Key> {
+        KEYS.iter().filter(|key| self.get(key.path) != there.get(key.path)).collect()
+    }
+
+    /// Sets this key as it is set there.
+    pub(super) fn adopt(&mut self, key: &'static Key, there: &Settings) {
+        match there.values.get(key.path) {
+            Some(found) => self.values.insert(key.path, found.clone()),
+            None => self.values.remove(key.path),
+        };
     }
 
     pub(super) fn origin(&self, path: &str) -> Origin {

@@ -17,13 +17,14 @@ fn run_case(text: &str) -> Result<Config, ConfigError> {
         let key = keys::find(&key).unwrap().path;
         (key, PathBuf::from(path))
     };
-    resolve(Sources {
+    let layers = layers(Sources {
         file: Some((Path::new("/etc/konsul/konsul.toml"), text)),
         variables: variables.iter().map(split).collect(),
         credentials: words("#credential ").iter().map(split).map(credential).collect(),
         args: &Args::try_parse_from(std::iter::once("konsuld").chain(flags)).unwrap(),
         host_name: "host-7".into(),
-    })
+    });
+    layers.build().map_err(|problems| ConfigError::Invalid { problems })
 }
 
 fn load(text: &str) -> Config {

@@ -8,7 +8,7 @@ use super::{
     ClusterSection, Config, Form, HttpConfig, NodeSection, PeerSection, RaftSection, StaticPeer, StorageSection,
     Timing, TlsConfig, TlsMode, TlsSection,
 };
-use crate::http::{DefaultConsistency, NonLeaderWrites};
+use crate::http::{DefaultConsistency, HttpLimits, NonLeaderWrites};
 use crate::telemetry::{LogConfig, LogFilter, LogFormat};
 use crate::tls::TlsVersion;
 use std::collections::BTreeMap;
@@ -355,15 +355,6 @@ impl Check<'_> {
             advertise: self.text("http.advertise").unwrap_or_else(|| url_of(listen[0], &node.name)),
             listen,
             datacenter: self.choice("http.datacenter"),
-            value_bytes_max: self.number("http.value_bytes_max"),
-            txn_bytes_max: self.number("http.txn_bytes_max"),
-            txn_ops_max: self.size("http.txn_ops_max"),
-            batch_bytes_max: self.number("http.batch_bytes_max"),
-            batch_ops_max: self.size("http.batch_ops_max"),
-            restore_bytes_max: self.number("http.restore_bytes_max"),
-            watches_max: self.size("http.watches_max"),
-            connections_max: self.size("http.connections_max"),
-            connections_per_client_max: self.size("http.connections_per_client_max"),
             non_leader_writes: match self.choice("http.non_leader_writes").as_str() {
                 "redirect" => NonLeaderWrites::Redirect,
                 "reject" => NonLeaderWrites::Reject,
@@ -374,9 +365,24 @@ impl Check<'_> {
                 "strong" => DefaultConsistency::Strong,
                 _ => DefaultConsistency::Leader,
             },
-            header_timeout: self.duration("http.header_timeout"),
             shutdown_grace: self.duration("http.shutdown_grace"),
             strict_paths: self.flag("http.strict_paths"),
+            limits: self.http_limits(),
+        }
+    }
+
+    fn http_limits(&self) -> HttpLimits {
+        HttpLimits {
+            value_bytes_max: self.number("http.value_bytes_max"),
+            txn_bytes_max: self.number("http.txn_bytes_max"),
+            txn_ops_max: self.size("http.txn_ops_max"),
+            batch_bytes_max: self.number("http.batch_bytes_max"),
+            batch_ops_max: self.size("http.batch_ops_max"),
+            restore_bytes_max: self.number("http.restore_bytes_max"),
+            watches_max: self.size("http.watches_max"),
+            connections_max: self.size("http.connections_max"),
+            connections_per_client_max: self.size("http.connections_per_client_max"),
+            header_timeout: self.duration("http.header_timeout"),
         }
     }
 

@@ -11,12 +11,12 @@ use konsul_api::batch::{BatchAnswer, BatchOp, BatchRequest};
 use konsul_state::{Command, KvWrite, Outcome};
 
 pub(super) async fn write(context: &Context, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
-    let config = &context.deps.config;
-    let limit = Limit { bytes_max: config.batch_bytes_max, advice: "Raise `http.batch_bytes_max` to accept it." };
+    let limits = context.deps.limits.hold();
+    let limit = Limit { bytes_max: limits.batch_bytes_max, advice: "Raise `http.batch_bytes_max` to accept it." };
     let text = upload::read(body, limit).await?;
     let request: BatchRequest =
         serde_json::from_slice(&text).map_err(|error| ApiError::bad_request(format!("batch: {error}")))?;
-    check(&request, config.batch_ops_max, config.value_bytes_max)?;
+    check(&request, limits.batch_ops_max, limits.value_bytes_max)?;
     let ops = request.ops.iter().map(command).collect();
     let committed = context.deps.consensus.propose(&Command::Batch { atomic: request.atomic, ops }).await?;
     let (applied, results) = match committed.outcome {

@@ -8,6 +8,7 @@
 //!
 //! Knows nothing about: requests, headers.
 
+use super::config::LiveLimits;
 use super::error::ApiError;
 use super::query::JITTER_FRACTION;
 use super::question::{Answer, Look, Question};
@@ -30,7 +31,7 @@ pub(super) struct Blocking {
     consensus: Consensus,
     metrics: HttpMetrics,
     waiting: AtomicUsize,
-    waiting_max: usize,
+    limits: LiveLimits,
     groups: Mutex<HashMap<Arc<Question>, Arc<Group>>>,
     /// Owns the groups' tasks.
     tasks: TaskTracker,
@@ -70,19 +71,11 @@ impl Blocking {
     pub(super) fn new(
         consensus: Consensus,
         metrics: HttpMetrics,
-        waiting_max: usize,
+        limits: LiveLimits,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Blocking {
-        Blocking {
-            consensus,
-            metrics,
-            waiting: AtomicUsize::new(0),
-            waiting_max,
-            groups: Mutex::default(),
-            tasks,
-            stop,
-        }
+        Blocking { consensus, metrics, waiting: AtomicUsize::new(0), limits, groups: Mutex::default(), tasks, stop }
     }
 
     /// The answer as soon as its index is greater than `seen`; after `wait` and a little more, whatever it is.
@@ -144,9 +137,10 @@ impl Blocking {
     /// How many wait, all groups together.
     fn admit(&self) -> Result<(), ApiError> {
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
-        if waiting >= self.waiting_max {
+        let max = self.limits.now().watches_max;
+        if waiting >= max {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(ApiError::Waiters { waiting, max: self.waiting_max });
+            return Err(ApiError::Waiters { waiting, max });
         }
         Ok(())
     }

@@ -122,6 +122,7 @@ pub(super) fn node_only(name: &str, doing: Doing) -> ClusterStatus {
             last_contact_ms: None,
             read_only: None,
             certificate: None,
+            warnings: Vec::new(),
             waiting: Some(doing.what),
             contacts: doing.contacts,
         },
@@ -130,6 +131,7 @@ pub(super) fn node_only(name: &str, doing: Doing) -> ClusterStatus {
 
 fn describe(status: raft::Status, papers: &Papers) -> ClusterStatus {
     let mut described = of_raft(status);
+    described.node.warnings = papers.warnings();
     described.node.certificate = papers.certificate().map(|own| OwnCertificate {
         not_before: rfc3339(own.facts.validity.not_before_ms),
         not_after: rfc3339(own.facts.validity.not_after_ms),
@@ -171,6 +173,7 @@ fn of_raft(status: raft::Status) -> ClusterStatus {
             last_contact_ms: if leads { Some(0) } else { status.contact.since_heard.map(millis) },
             read_only: status.read_only,
             certificate: None,
+            warnings: Vec::new(),
             waiting: None,
             contacts: Vec::new(),
         },

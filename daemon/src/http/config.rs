@@ -6,8 +6,10 @@ use crate::cluster::identity::Papers;
 use crate::cluster::lobby::Lobby;
 use crate::metrics::Metrics;
 use crate::raft::{Consensus, Consistency};
+use arc_swap::{ArcSwap, Guard};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Section `http` of the configuration. Defaults and bounds are in the configuration's table of keys.
@@ -19,6 +21,21 @@ pub struct HttpConfig {
     pub advertise: String,
     /// Name of the datacenter: what clients may name as `?dc=`.
     pub datacenter: String,
+    /// What happens to a write on a node that does not lead.
+    pub non_leader_writes: NonLeaderWrites,
+    /// Consistency of a read that does not ask for one.
+    pub default_consistency: DefaultConsistency,
+    /// How long requests in flight may take to end when the node stops.
+    pub shutdown_grace: Duration,
+    /// Refuse paths with characters that do not print, as Consul does.
+    pub strict_paths: bool,
+    /// What may change while the node runs.
+    pub limits: HttpLimits,
+}
+
+/// How much clients may ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpLimits {
     /// Largest value of a key.
     pub value_bytes_max: u64,
     /// Largest body of a transaction.
@@ -37,16 +54,52 @@ pub struct HttpConfig {
     pub connections_max: usize,
     /// Most open connections of one client address; 0 = no limit.
     pub connections_per_client_max: usize,
-    /// What happens to a write on a node that does not lead.
-    pub non_leader_writes: NonLeaderWrites,
-    /// Consistency of a read that does not ask for one.
-    pub default_consistency: DefaultConsistency,
     /// How long the head of a request may take from its first byte.
     pub header_timeout: Duration,
-    /// How long requests in flight may take to end when the node stops.
-    pub shutdown_grace: Duration,
-    /// Refuse paths with characters that do not print, as Consul does.
-    pub strict_paths: bool,
+}
+
+#[cfg(test)]
+impl HttpLimits {
+    /// Nothing is too much.
+    pub(super) fn none() -> HttpLimits {
+        HttpLimits {
+            value_bytes_max: u64::MAX,
+            txn_bytes_max: u64::MAX,
+            txn_ops_max: usize::MAX,
+            batch_bytes_max: u64::MAX,
+            batch_ops_max: usize::MAX,
+            restore_bytes_max: u64::MAX,
+            watches_max: usize::MAX,
+            connections_max: usize::MAX,
+            connections_per_client_max: 0,
+            header_timeout: Duration::MAX,
+        }
+    }
+}
+
+/// The limits in force. Cheap to clone; all clones see a change.
+#[derive(Debug, Clone)]
+pub struct LiveLimits(Arc<ArcSwap<HttpLimits>>);
+
+impl LiveLimits {
+    pub fn new(limits: HttpLimits) -> LiveLimits {
+        LiveLimits(Arc::new(ArcSwap::from_pointee(limits)))
+    }
+
+    /// What holds from now on; requests that began keep what they began with.
+    pub fn set(&self, limits: HttpLimits) {
+        self.0.store(Arc::new(limits));
+    }
+
+    /// For a look, not to be held.
+    pub(super) fn now(&self) -> Guard<Arc<HttpLimits>> {
+        self.0.load()
+    }
+
+    /// For a whole request.
+    pub(super) fn hold(&self) -> Arc<HttpLimits> {
+        self.0.load_full()
+    }
 }
 
 /// What a node does with a write when another one leads.
@@ -86,8 +139,10 @@ impl HttpConfig {
 pub struct Reception {
     /// Where requests are counted.
     pub metrics: Metrics,
-    /// Section `http` of the configuration.
+    /// Section `http` of the configuration, as it was at the start.
     pub config: HttpConfig,
+    /// What of it may change.
+    pub limits: LiveLimits,
     /// Name of this node.
     pub node_name: String,
     /// Where somebody may say `init` or `join`.
@@ -107,8 +162,10 @@ pub struct Deps {
     pub papers: Papers,
     /// Where requests are counted.
     pub metrics: Metrics,
-    /// Section `http` of the configuration.
+    /// Section `http` of the configuration, as it was at the start.
     pub config: HttpConfig,
+    /// What of it may change.
+    pub limits: LiveLimits,
     /// Name of this node.
     pub node_name: String,
     /// UUID of this node, as text.

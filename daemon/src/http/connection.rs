@@ -1,5 +1,6 @@
 //! Connections: how many there may be, and how long a client may take for the head of a request.
 
+use super::config::LiveLimits;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
@@ -14,9 +15,7 @@ use tokio::net::TcpStream;
 /// Counts open connections.
 #[derive(Debug)]
 pub(super) struct Admission {
-    max: usize,
-    /// 0 = no limit.
-    per_client_max: usize,
+    limits: LiveLimits,
     open: Mutex<Open>,
 }
 
@@ -31,7 +30,8 @@ struct Open {
 #[derive(Debug)]
 pub(super) struct Place {
     admission: Arc<Admission>,
-    client: IpAddr,
+    /// In whose count it is, if clients are counted.
+    counted: Option<IpAddr>,
 }
 
 /// Which limit is reached.
@@ -42,24 +42,28 @@ pub(super) enum Full {
 }
 
 impl Admission {
-    pub(super) fn new(max: usize, per_client_max: usize) -> Arc<Admission> {
-        Arc::new(Admission { max, per_client_max, open: Mutex::default() })
+    pub(super) fn new(limits: LiveLimits) -> Arc<Admission> {
+        Arc::new(Admission { limits, open: Mutex::default() })
     }
 
     pub(super) fn enter(self: &Arc<Admission>, client: IpAddr) -> Result<Place, Full> {
+        let (max, per_client_max) = {
+            let limits = self.limits.now();
+            (limits.connections_max, limits.connections_per_client_max)
+        };
         let mut open = self.open();
-        if open.total >= self.max {
+        if open.total >= max {
             return Err(Full::Total);
         }
-        if self.per_client_max > 0 {
-            let of_client = open.per_client.entry(client).or_insert(0);
-            if *of_client >= self.per_client_max {
+        if per_client_max > 0 {
+            let of_client = open.per_client.get(&client).copied().unwrap_or(0);
+            if of_client >= per_client_max {
                 return Err(Full::Client);
             }
-            *of_client += 1;
+            open.per_client.insert(client, of_client + 1);
         }
         open.total += 1;
-        Ok(Place { admission: self.clone(), client })
+        Ok(Place { admission: self.clone(), counted: (per_client_max > 0).then_some(client) })
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -71,10 +75,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.admission.open();
         open.total -= 1;
-        if let Some(of_client) = open.per_client.get_mut(&self.client) {
+        if let Some(client) = self.counted
+            && let Some(of_client) = open.per_client.get_mut(&client)
+        {
             *of_client -= 1;
             if *of_client == 0 {
-                open.per_client.remove(&self.client);
+                open.per_client.remove(&client);
             }
         }
     }
@@ -181,6 +187,11 @@ impl AsyncWrite for Timed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::HttpLimits;
+
+    fn limits(connections_max: usize, connections_per_client_max: usize) -> HttpLimits {
+        HttpLimits { connections_max, connections_per_client_max, ..HttpLimits::none() }
+    }
 
     fn client(last: u8) -> IpAddr {
         IpAddr::from([10, 0, 0, last])
@@ -188,7 +199,7 @@ mod tests {
 
     #[test]
     fn connections_are_limited_in_total_and_per_client() {
-        let admission = Admission::new(3, 2);
+        let admission = Admission::new(LiveLimits::new(limits(3, 2)));
         let first = admission.enter(client(1)).unwrap();
         let second = admission.enter(client(1)).unwrap();
         assert_eq!(admission.enter(client(1)).unwrap_err(), Full::Client);
@@ -203,11 +214,26 @@ mod tests {
 
     #[test]
     fn without_a_limit_per_client_nobody_is_counted() {
-        let admission = Admission::new(2, 0);
+        let admission = Admission::new(LiveLimits::new(limits(2, 0)));
         let _first = admission.enter(client(1)).unwrap();
         let _second = admission.enter(client(1)).unwrap();
         assert!(admission.open().per_client.is_empty());
         assert_eq!(admission.enter(client(1)).unwrap_err(), Full::Total);
+    }
+
+    #[test]
+    fn a_limit_per_client_that_comes_later_counts_from_then_on() {
+        let live = LiveLimits::new(limits(9, 0));
+        let admission = Admission::new(live.clone());
+        let early = admission.enter(client(1)).unwrap();
+        live.set(limits(9, 1));
+        let late = admission.enter(client(1)).unwrap();
+        assert_eq!(admission.enter(client(1)).unwrap_err(), Full::Client);
+        drop(early);
+        assert_eq!(admission.enter(client(1)).unwrap_err(), Full::Client, "the early one was not counted");
+        drop(late);
+        drop(admission.enter(client(1)).unwrap());
+        assert_eq!((admission.open().total, admission.open().per_client.len()), (0, 0));
     }
 
     #[test]

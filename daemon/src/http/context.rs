@@ -74,7 +74,7 @@ impl Context {
         let blocking = Blocking::new(
             deps.consensus.clone(),
             deps.metrics.http.clone(),
-            deps.config.watches_max,
+            deps.limits.clone(),
             tasks.clone(),
             stop.clone(),
         );
@@ -120,14 +120,14 @@ impl Context {
 
     pub(super) fn value_limit(&self) -> Limit {
         Limit {
-            bytes_max: self.deps.config.value_bytes_max,
+            bytes_max: self.deps.limits.now().value_bytes_max,
             advice: "See https://www.consul.io/docs/agent/options.html#kv_max_value_size.",
         }
     }
 
     pub(super) fn txn_limit(&self) -> Limit {
         Limit {
-            bytes_max: self.deps.config.txn_bytes_max,
+            bytes_max: self.deps.limits.now().txn_bytes_max,
             advice: "See https://www.consul.io/docs/agent/options.html#txn_max_req_len.",
         }
     }

@@ -18,7 +18,7 @@ pub(super) fn ready(context: &Context, ask: &Ask<'_>) -> Response<Body> {
     }
     reasons.extend(context.deps.papers.not_ready());
     let ok = reasons.is_empty();
-    let warnings = context.deps.papers.warning().into_iter().collect();
+    let warnings = context.deps.papers.warnings();
     let mut response = ask.serialized(&Health { ok, reasons, warnings });
     if !ok {
         *response.status_mut() = status::NOT_READY;

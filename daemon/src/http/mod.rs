@@ -38,7 +38,7 @@ mod status;
 mod txn;
 mod upload;
 
-pub use config::{DefaultConsistency, Deps, HttpConfig, NonLeaderWrites, Reception};
+pub use config::{DefaultConsistency, Deps, HttpConfig, HttpLimits, LiveLimits, NonLeaderWrites, Reception};
 pub use router::{Acl, Errors, Method, Param, Pattern, ROUTES, Reads, Route, Writes};
 
 use connection::{Admission, Full, HeadClock, Place, Timed};
@@ -74,7 +74,6 @@ struct Server {
     stop: CancellationToken,
     metrics: RouteMetrics,
     http1: http1::Builder,
-    header_timeout: Duration,
     /// Cancelled when clients were given time enough to end.
     cut: CancellationToken,
 }
@@ -89,13 +88,11 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let (connections, work) = (TaskTracker::new(), TaskTracker::new());
-    let config = &reception.config;
-    let grace = config.shutdown_grace;
-    let admission = Admission::new(config.connections_max, config.connections_per_client_max);
+    let grace = reception.config.shutdown_grace;
+    let admission = Admission::new(reception.limits.clone());
     let server = Arc::new(Server {
         metrics: RouteMetrics::new(reception.metrics.http.clone()),
         http1: http1_settings(),
-        header_timeout: config.header_timeout,
         cut: CancellationToken::new(),
         stop: shutdown.clone(),
         context: OnceLock::new(),
@@ -195,7 +192,7 @@ async fn serve_connection(server: Arc<Server>, stream: TcpStream, client: Socket
     });
     let connection = server.http1.serve_connection(io, service);
     tokio::pin!(connection);
-    let mut head_max = server.header_timeout;
+    let mut head_max = server.reception.limits.now().header_timeout;
     let mut looks = every(head_max);
     let mut draining = false;
     let ended = loop {

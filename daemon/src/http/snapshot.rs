@@ -123,12 +123,12 @@ impl Write for ChunkWriter {
 
 /// `PUT`
 pub(super) async fn restore(context: &Context, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
-    let config = &context.deps.config;
-    ask.query.datacenter(&config.datacenter)?;
-    let limit = Limit { bytes_max: config.restore_bytes_max, advice: "Raise `http.restore_bytes_max` to accept it." };
+    ask.query.datacenter(&context.deps.config.datacenter)?;
+    let limits = context.deps.limits.hold();
+    let limit = Limit { bytes_max: limits.restore_bytes_max, advice: "Raise `http.restore_bytes_max` to accept it." };
     let dir = context.deps.work_dir.clone();
     let archive = receive(body, &dir, limit).await?;
-    let limits = Limits { state_bytes_max: config.restore_bytes_max, value_bytes_max: config.value_bytes_max };
+    let limits = Limits { state_bytes_max: limits.restore_bytes_max, value_bytes_max: limits.value_bytes_max };
     let verified = joined(context.tasks.spawn_blocking(move || archive::unpack(archive, &dir, limits)).await)?;
     let verified = verified.map_err(|error| refused(&error))?;
     // In a task of its own: a client that goes away does not leave half a restore behind.

@@ -35,10 +35,10 @@ struct KvOp<'b> {
 }
 
 pub(super) async fn put(context: &Context, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
-    let config = &context.deps.config;
+    let limits = context.deps.limits.hold();
     let text = upload::read(body, context.txn_limit()).await?;
     let ops = parse(&text).map_err(|why| ApiError::bad_request(format!("Failed to parse body: {why}")))?;
-    check_sizes(&ops, config.txn_ops_max, config.value_bytes_max)?;
+    check_sizes(&ops, limits.txn_ops_max, limits.value_bytes_max)?;
     if ops.iter().any(Op::writes) { write(context, ask, &ops).await } else { read(context, ask, &ops).await }
 }
 

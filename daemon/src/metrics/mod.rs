@@ -12,6 +12,7 @@ mod identity;
 mod peer;
 mod process;
 mod raft;
+mod reload;
 mod storage;
 
 pub use autopilot::{AutopilotMetrics, Removed};
@@ -21,6 +22,7 @@ pub use http::{Endpoint, HttpMetrics, Request};
 pub use identity::{CertificateMetric, IdentityMetrics};
 pub use peer::{Counted, PeerMetrics, PurposeLabel};
 pub use raft::{Applied, PeerLabel, ProposalFailure, RaftMetrics, RoleMetric};
+pub use reload::{ReloadMetrics, ReloadedPart};
 pub use storage::{SnapshotOp, StorageMetrics};
 
 use prometheus_client::metrics::family::Family;
@@ -60,6 +62,7 @@ pub struct Metrics {
     pub identity: IdentityMetrics,
     pub peer: PeerMetrics,
     pub raft: RaftMetrics,
+    pub reload: ReloadMetrics,
     pub storage: StorageMetrics,
 }
 
@@ -82,6 +85,7 @@ impl Metrics {
             identity: IdentityMetrics::new(konsul),
             peer: PeerMetrics::new(konsul),
             raft: RaftMetrics::new(konsul),
+            reload: ReloadMetrics::new(konsul),
             storage: StorageMetrics::new(konsul),
             registry: Arc::new(registry),
         }

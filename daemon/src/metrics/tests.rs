@@ -53,6 +53,7 @@ const NAMES: &[&str] = &[
     "konsul_raft_snapshots counter",
     "konsul_raft_term gauge",
     "konsul_raft_voters gauge",
+    "konsul_reloads counter",
     "konsul_store_commit_seconds histogram",
     "konsul_store_free_bytes gauge",
     "konsul_store_map_bytes gauge",
@@ -125,7 +126,7 @@ fn every_metric_has_help_that_is_a_sentence() {
 fn every_series_names_its_node_and_cluster_and_no_label_is_unbounded() {
     let allowed = BTreeSet::from([
         "cluster", "node", "version", "git", "role", "peer", "type", "reason", "op", "result", "endpoint", "method",
-        "code", "le", "purpose", "cert",
+        "code", "le", "purpose", "cert", "of",
     ]);
     for line in series(&busy()) {
         assert!(line.contains(r#"cluster="c1""#) && line.contains(r#"node="n1""#), "{line}");

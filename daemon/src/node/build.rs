@@ -7,7 +7,7 @@ use crate::cluster::identity::{Authority, IdentityError, IdentityFiles, Papers};
 use crate::cluster::lobby::Lobby;
 use crate::cluster::{Former, Seat};
 use crate::config::{Config, Form, TlsMode};
-use crate::http::{Deps, Reception};
+use crate::http::{Deps, LiveLimits, Reception};
 use crate::leader::LeaderDeps;
 use crate::metrics::Metrics;
 use crate::peer::{LocalIdentity, Transport};
@@ -168,12 +168,21 @@ pub(super) fn duties(
     }
 }
 
-pub(super) fn reception(config: &Config, metrics: &Metrics, lobby: Lobby) -> Reception {
-    Reception { metrics: metrics.clone(), config: config.http.clone(), node_name: config.node.name.clone(), lobby }
+pub(super) fn reception(config: &Config, limits: &LiveLimits, metrics: &Metrics, lobby: Lobby) -> Reception {
+    let (metrics, limits) = (metrics.clone(), limits.clone());
+    Reception { metrics, config: config.http.clone(), limits, node_name: config.node.name.clone(), lobby }
 }
 
-pub(super) fn http(config: &Config, consensus: &Consensus, audit: Audit, papers: Papers, metrics: Metrics) -> Deps {
+pub(super) fn http(
+    config: &Config,
+    limits: LiveLimits,
+    consensus: &Consensus,
+    audit: Audit,
+    papers: Papers,
+    metrics: Metrics,
+) -> Deps {
     Deps {
+        limits,
         audit,
         clock: papers.clock,
         papers,

@@ -3,26 +3,28 @@
 mod build;
 mod enter;
 mod handler;
+mod reload;
 
 use crate::clock::Clock;
 use crate::cluster::audit::Audit;
 use crate::cluster::ca::SealingError;
 use crate::cluster::enrol::{Enroller, EnrollerParts};
 use crate::cluster::entry;
-use crate::cluster::identity::Papers;
-use crate::cluster::identity::{Authority, AuthorityParts, IdentityFiles, Keeper};
+use crate::cluster::identity::{Authority, AuthorityParts, Brought, IdentityFiles, Keeper, Papers};
 use crate::cluster::lobby::{self, Lobby};
 use crate::cluster::token::{BadToken, Token};
 use crate::cluster::{self, Promise};
-use crate::config::Config;
-use crate::http;
+use crate::config::{Config, Loaded};
+use crate::http::{self, LiveLimits};
 use crate::leader;
 use crate::metrics::Metrics;
 use crate::peer::{self, Limits, Pool, Transport};
 use crate::raft::{Consensus, Parts, StartError};
+use crate::shutdown::Hangups;
 use crate::storage::{Identity, OpenError, Space, SpaceConfig, Storage};
 use crate::watch::Watches;
 use handler::Handler;
+use reload::Reloader;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -41,6 +43,7 @@ const FOUNDING_LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 /// A node whose storage is open and whose ports are not.
 pub struct Node {
     config: Config,
+    loaded: Loaded,
     clock: Clock,
     metrics: Metrics,
     storage: Storage,
@@ -134,7 +137,8 @@ pub enum TokenFileError {
 
 impl Node {
     /// Verifies and recovers; binds nothing.
-    pub fn open(config: Config) -> Result<Node, NodeError> {
+    pub fn open(loaded: Loaded) -> Result<Node, NodeError> {
+        let config = loaded.config().clone();
         let clock = Clock::start();
         let metrics = Metrics::new(&config.node.name, &config.http.datacenter);
         let wanted = build::storage(&config);
@@ -154,12 +158,17 @@ impl Node {
         let space = Arc::new(space.map_err(|source| NodeError::Space { source })?);
         let transport =
             build::transport(&config, storage.identity.is_some()).map_err(|source| NodeError::Tls { source })?;
-        Ok(Node { config, clock, metrics, storage, space, transport })
+        Ok(Node { config, loaded, clock, metrics, storage, space, transport })
     }
 
     /// Joins or forms, then serves. Consensus and peers run on the current runtime, HTTP on `http_runtime`, so that a
     /// storm of requests cannot delay a heartbeat.
-    pub async fn start(mut self, http_runtime: &Handle, stop: &CancellationToken) -> Result<Running, NodeError> {
+    pub async fn start(
+        mut self,
+        http_runtime: &Handle,
+        stop: &CancellationToken,
+        hangups: Hangups,
+    ) -> Result<Running, NodeError> {
         let (tasks, stop_peers) = (TaskTracker::new(), CancellationToken::new());
         let myself = build::local(&self.config, self.storage.identity.as_ref());
         let pool = Pool::new(self.transport.clone(), myself, self.metrics.peer.clone());
@@ -189,8 +198,16 @@ impl Node {
         // Before the node is in a cluster: it tells what it waits for, and is told what to do.
         let (lobby, mut wishes) = lobby::lobby();
         let (stop_http, (begin_http, member)) = (CancellationToken::new(), oneshot::channel());
-        let reception = build::reception(&self.config, &self.metrics, lobby.clone());
+        let limits = LiveLimits::new(self.config.http.limits.clone());
+        let reception = build::reception(&self.config, &limits, &self.metrics, lobby.clone());
         let http = http_runtime.spawn(http::serve(listeners, reception, member, stop_http.clone()));
+
+        let brought = self.transport.tls().and_then(|tls| Brought::of(tls, &self.metrics));
+        if let Some(brought) = &brought {
+            tasks.spawn(brought.clone().run(stop_peers.clone()));
+        }
+        let reloader = Reloader::new(self.loaded.clone(), limits.clone(), brought.clone(), self.metrics.reload.clone());
+        tasks.spawn(reloader.run(hangups, stop_peers.clone()));
 
         let (identity, asked) = match self.storage.identity.clone() {
             Some(identity) => (identity, None),
@@ -239,8 +256,8 @@ impl Node {
             founded(&consensus, authority, handler.token().as_deref(), self.clock, stop).await;
         }
         let tls = self.transport.tls().cloned();
-        let papers = Papers { tls, authority, pool: pool.clone(), clock: self.clock };
-        let deps = build::http(&self.config, &consensus, audit, papers, self.metrics);
+        let papers = Papers { tls, authority, brought, pool: pool.clone(), clock: self.clock };
+        let deps = build::http(&self.config, limits, &consensus, audit, papers, self.metrics);
         // It fails if the node is stopping, and then nobody is answered any more.
         drop(begin_http.send(deps));
         enter::tell(asked, consensus.identity());

@@ -69,6 +69,17 @@ pub enum TlsError {
     NotYetValid { what: &'static str, path: PathBuf, not_before: String },
     #[error("certificate {path} names no node; issue it with exactly one URI SAN {NODE_URI}NAME")]
     NoName { path: PathBuf },
+    #[error("certificate {path} names node {found}, this node is {expected}; use this node's own certificate")]
+    OtherNode { path: PathBuf, found: String, expected: String },
+    #[error(
+        "certificate {cert} is not signed by an authority in {ca}, or not for servers; put its authority there too"
+    )]
+    NotSigned {
+        cert: PathBuf,
+        ca: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
     #[error("key {key} does not belong to certificate {cert}; use the key the certificate was issued for")]
     KeyMismatch { key: PathBuf, cert: PathBuf },
     #[error("use certificate {cert} with key {key}")]

@@ -66,6 +66,13 @@ pub struct Material {
     pub bridges: Vec<CertificateDer<'static>>,
 }
 
+impl Material {
+    /// Of the certificates shown and believed. A key follows from its certificate.
+    fn fingerprints(&self) -> [Vec<[u8; 32]>; 2] {
+        [&self.chain, &self.roots].map(|certificates| certificates.iter().map(|c| fingerprint(c)).collect())
+    }
+}
+
 impl Clone for Material {
     fn clone(&self) -> Material {
         let Material { chain, key, roots, bridges } = self;
@@ -76,11 +83,14 @@ impl Clone for Material {
 /// Both ends of TLS between nodes. Cheap to clone; all clones see an exchange. Connections that exist are not touched.
 #[derive(Debug, Clone)]
 pub struct Tls {
-    source: Arc<Source>,
     loaded: Arc<ArcSwap<Loaded>>,
 }
 
+/// Files that were read and found good, and are not in use yet.
 #[derive(Debug)]
+pub struct Fresh(Loaded);
+
+#[derive(Debug, Clone)]
 enum Source {
     /// Files that people bring and renew.
     Files(TlsConfig),
@@ -90,6 +100,7 @@ enum Source {
 
 #[derive(Debug)]
 struct Loaded {
+    source: Source,
     /// For those who have no certificate yet.
     join: Arc<ServerConfig>,
     /// `None`: this node has none either, and only talks about joining.
@@ -126,14 +137,12 @@ pub struct JoinStream {
 impl Tls {
     /// Reads and checks the files.
     pub fn open(config: TlsConfig) -> Result<Tls, TlsError> {
-        let loaded = load(&files::read_all(&config)?, config.min_version, &Origin::of(&config))?;
-        Ok(Tls::with(Source::Files(config), loaded))
+        load(&files::read_all(&config)?, Source::Files(config)).map(Tls::with)
     }
 
     /// From memory; whether the dates are good is for the caller to know.
     pub fn of(material: &Material, min_version: TlsVersion) -> Result<Tls, TlsError> {
-        let loaded = load(material, min_version, &Origin::memory())?;
-        Ok(Tls::with(Source::Given { min_version }, loaded))
+        load(material, Source::Given { min_version }).map(Tls::with)
     }
 
     /// Of a node that has no certificate yet: with a passing one it answers those who want to join, and no others.
@@ -146,36 +155,50 @@ impl Tls {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(ring::default_provider());
         let join = join_config(&provider, vec![certificate.into()], key, &Origin::memory())?;
-        Ok(Tls::with(Source::Given { min_version }, Loaded { join: Arc::new(join), member: None }))
+        Ok(Tls::with(Loaded { source: Source::Given { min_version }, join: Arc::new(join), member: None }))
     }
 
-    fn with(source: Source, loaded: Loaded) -> Tls {
-        Tls { source: Arc::new(source), loaded: Arc::new(ArcSwap::from_pointee(loaded)) }
+    fn with(loaded: Loaded) -> Tls {
+        Tls { loaded: Arc::new(ArcSwap::from_pointee(loaded)) }
     }
 
-    /// Reads the files again, if it came from files; connections made from now on use them.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        match self.source.as_ref() {
-            Source::Files(config) => self.replace(&files::read_all(config)?),
-            Source::Given { .. } => Ok(()),
+    /// Reads and checks files that may take the place of those in use; uses nothing yet. They have to be this node's.
+    pub fn fresh(&self, config: TlsConfig) -> Result<Fresh, TlsError> {
+        let material = files::read_all(&config)?;
+        let fresh = load(&material, Source::Files(config.clone()))?;
+        // Peers believe the same authorities: they would turn this node away.
+        verify_chain(&material.chain[0], &material.chain[1..], &material.roots).map_err(|source| {
+            TlsError::NotSigned { cert: config.cert_file.clone(), ca: config.ca_file.clone(), source }
+        })?;
+        let name = |loaded: &Loaded| loaded.member.as_ref().map(|ends| ends.certified.name.clone());
+        match (name(&self.loaded.load()), name(&fresh)) {
+            (Some(own), Some(found)) if own != found => {
+                Err(TlsError::OtherNode { path: config.cert_file, found, expected: own })
+            }
+            (Some(_) | None, _) => Ok(Fresh(fresh)),
         }
     }
 
+    /// Connections made from now on use this. Whether it is anything new.
+    pub fn take(&self, fresh: Fresh) -> bool {
+        let shown = |loaded: &Loaded| loaded.member.as_ref().map(|ends| ends.material.fingerprints());
+        let new = shown(&self.loaded.load()) != shown(&fresh.0);
+        self.loaded.store(Arc::new(fresh.0));
+        new
+    }
+
     /// The files it reads, if it reads files.
-    pub fn files(&self) -> Option<&TlsConfig> {
-        match self.source.as_ref() {
-            Source::Files(config) => Some(config),
+    pub fn files(&self) -> Option<TlsConfig> {
+        match &self.loaded.load().source {
+            Source::Files(config) => Some(config.clone()),
             Source::Given { .. } => None,
         }
     }
 
     /// Connections made from now on use this.
     pub fn replace(&self, material: &Material) -> Result<(), TlsError> {
-        let loaded = match self.source.as_ref() {
-            Source::Files(config) => load(material, config.min_version, &Origin::of(config))?,
-            Source::Given { min_version } => load(material, *min_version, &Origin::memory())?,
-        };
-        self.loaded.store(Arc::new(loaded));
+        let source = self.loaded.load().source.clone();
+        self.loaded.store(Arc::new(load(material, source)?));
         Ok(())
     }
 
@@ -285,7 +308,12 @@ fn named(certified: Option<Certified>) -> io::Result<Certified> {
     })
 }
 
-fn load(material: &Material, min_version: TlsVersion, origin: &Origin) -> Result<Loaded, TlsError> {
+fn load(material: &Material, source: Source) -> Result<Loaded, TlsError> {
+    let (min_version, origin) = match &source {
+        Source::Files(config) => (config.min_version, Origin::of(config)),
+        Source::Given { min_version } => (*min_version, Origin::memory()),
+    };
+    let origin = &origin;
     let nameless = || TlsError::NoName { path: origin.cert.clone() };
     let leaf = material.chain.first().ok_or_else(nameless)?;
     let facts = Facts::of(leaf).map_err(|error| TlsError::NotX509 {
@@ -306,7 +334,7 @@ fn load(material: &Material, min_version: TlsVersion, origin: &Origin) -> Result
     let client = rules.client(material.chain.clone(), material.key.clone_key())?;
     let (server, client, material) = (Arc::new(server), Arc::new(client), material.clone());
     let member = Some(Ends { certified, facts, material, server, client });
-    Ok(Loaded { join: Arc::new(join), member })
+    Ok(Loaded { source, join: Arc::new(join), member })
 }
 
 /// Connections live for days, or for one question: resumption saves nothing, and a ticket would outlive its certificate.

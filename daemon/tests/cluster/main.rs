@@ -11,6 +11,7 @@ mod linear;
 mod membership;
 mod partition;
 mod pause;
+mod reload;
 mod snapshot;
 #[allow(dead_code, unused_imports, clippy::explicit_write, reason = "shared with tests that use the rest of it")]
 mod support;

@@ -48,7 +48,8 @@ async fn renewed_files_are_used_after_a_reload_and_bad_ones_are_not() {
     let server = Server::start(Transport::Tls(tls.clone())).await;
     let cert_file = authority.path("alpha.pem");
     std::fs::write(&cert_file, "damaged").unwrap();
-    assert!(tls.reload().is_err());
+    let reload = || tls.fresh(tls.files().unwrap()).map(|fresh| tls.take(fresh));
+    assert!(matches!(reload(), Err(TlsError::Empty { .. })));
     let call = |name: &'static str, id| {
         let pool = connect_as(
             Transport::Tls(authority.tls(name)),
@@ -58,9 +59,14 @@ async fn renewed_files_are_used_after_a_reload_and_bad_ones_are_not() {
         async move { pool.call(1, &info, Bytes::from_static(b"hi"), Duration::from_secs(30)).await }
     };
     call("beta", 2).await.unwrap();
-    // The files are now another node's: whoever calls alpha must notice.
+    // Another node's files, put here by mistake: peers would not take this node for itself.
     authority.issue("alpha", &Authority::params(&["konsul://node/omega"]));
-    tls.reload().unwrap();
-    assert_eq!(tls.name().as_deref(), Some("omega"));
-    assert!(call("gamma", 3).await.is_err());
+    let error = reload().unwrap_err();
+    assert!(matches!(error, TlsError::OtherNode { .. }) && error.to_string().contains("omega"), "{error}");
+    assert_eq!(tls.name().as_deref(), Some("alpha"));
+    authority.issue("alpha", &Authority::params(&["konsul://node/alpha"]));
+    let before = tls.own();
+    assert!(reload().unwrap() && !reload().unwrap(), "new once");
+    assert_ne!(tls.own(), before);
+    call("gamma", 3).await.unwrap();
 }

@@ -17,6 +17,7 @@
 //! 5. **Damaged storage set aside**: the identity goes with it; [`IdentityFiles::remove`], then joining as in 3.
 
 mod authority;
+mod brought;
 mod files;
 mod founding;
 mod keeper;
@@ -25,6 +26,7 @@ mod papers;
 mod rotation;
 
 pub use authority::{Authority, AuthorityError, AuthorityParts, Stored};
+pub use brought::{Brought, Read};
 pub use files::{IdentityError, IdentityFiles};
 pub use founding::{FoundError, found};
 pub use keeper::Keeper;

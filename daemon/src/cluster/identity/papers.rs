@@ -1,6 +1,7 @@
 //! What people are shown of a node's identity: its certificate, who signed it, what protects its connections.
 
 use super::authority::Authority;
+use super::brought::Brought;
 use crate::clock::Clock;
 use crate::peer::{Encryption, Pool};
 use crate::tls::{Facts, Tls, date};
@@ -13,6 +14,8 @@ pub struct Papers {
     pub tls: Option<Tls>,
     /// `None`: certificates are brought by people, or there are none.
     pub authority: Option<Authority>,
+    /// There if certificates are brought by people.
+    pub brought: Option<Brought>,
     pub pool: Pool,
     pub clock: Clock,
 }
@@ -60,7 +63,14 @@ impl Papers {
     }
 
     /// What will keep this node from doing its part, if nobody acts.
-    pub fn warning(&self) -> Option<String> {
+    pub fn warnings(&self) -> Vec<String> {
+        let refused = self.brought.as_ref().and_then(Brought::refused);
+        let refused =
+            refused.map(|why| format!("the certificate files changed and cannot be used, the old ones are: {why}"));
+        refused.into_iter().chain(self.ends_soon()).collect()
+    }
+
+    fn ends_soon(&self) -> Option<String> {
         let own = self.certificate()?;
         let life_ms = own.facts.validity.not_after_ms.saturating_sub(own.facts.validity.not_before_ms);
         // Renewed at a third; what is less was not.

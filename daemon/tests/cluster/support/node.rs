@@ -74,6 +74,11 @@ impl Node {
         self.signal(Signal::CONT);
     }
 
+    /// Asks it to read its configuration again.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Asks it to stop, as systemd does; it has to end well.
     pub(crate) fn terminate(&self) {
         self.signal(Signal::TERM);
