@@ -21,17 +21,18 @@ pub use discovery::{DiscoveryMethodLabel, DiscoveryMetrics};
 pub use http::{Endpoint, HttpMetrics, Request};
 pub use identity::{CertificateMetric, IdentityMetrics};
 pub use peer::{Counted, PeerMetrics, PurposeLabel};
-pub use raft::{Applied, PeerLabel, ProposalFailure, RaftMetrics, RoleMetric};
+pub use raft::{Applied, Election, PeerLabel, PeerProgress, ProposalFailure, RaftMetrics, RoleMetric};
 pub use reload::{ReloadMetrics, ReloadedPart};
-pub use storage::{SnapshotOp, StorageMetrics};
+pub use storage::{SnapshotMetrics, SnapshotOp, StorageMetrics};
 
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge as IntGauge;
+use prometheus_client::metrics::gauge::{Atomic, Gauge as IntGauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 /// A count or an amount of bytes.
 pub type Gauge = IntGauge<u64, AtomicU64>;
@@ -48,6 +49,9 @@ const FLUSH_SECONDS: [f64; 17] = [
     0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.2048, 0.4096, 0.8192,
     1.6384, 3.2768, 6.5536,
 ];
+/// Doubling from 0.25 ms to 2 s: there and back between two nodes.
+const RTT_SECONDS: [f64; 14] =
+    [0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048];
 /// From 50 ms to five minutes: a snapshot.
 const SNAPSHOT_SECONDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
@@ -77,16 +81,17 @@ impl Metrics {
         registry.register_collector(Box::new(process::Process));
         let konsul = registry.sub_registry_with_prefix("konsul");
         register_build_info(konsul);
+        let storage = StorageMetrics::new(konsul);
         Metrics {
             autopilot: AutopilotMetrics::new(konsul),
             cluster: ClusterMetrics::new(konsul),
             discovery: DiscoveryMetrics::new(konsul),
             http: HttpMetrics::new(konsul),
             identity: IdentityMetrics::new(konsul),
-            peer: PeerMetrics::new(konsul),
+            peer: PeerMetrics::new(konsul, storage.snapshots.clone()),
             raft: RaftMetrics::new(konsul),
             reload: ReloadMetrics::new(konsul),
-            storage: StorageMetrics::new(konsul),
+            storage,
             registry: Arc::new(registry),
         }
     }
@@ -106,12 +111,46 @@ fn register_build_info(registry: &mut Registry) {
     registry.register("build_info", "What runs here; always 1", family);
 }
 
+/// A gauge for each member, and none for others: one that was removed must not raise alarms for ever.
+#[derive(Debug, Clone)]
+struct PeerGauges<V> {
+    family: Family<PeerLabel, IntGauge<V, AtomicU64>>,
+    shown: Arc<Mutex<BTreeSet<u64>>>,
+}
+
+impl<V> Default for PeerGauges<V> {
+    fn default() -> PeerGauges<V> {
+        PeerGauges { family: Family::default(), shown: Arc::default() }
+    }
+}
+
+impl<V: Copy> PeerGauges<V>
+where
+    AtomicU64: Atomic<V>,
+{
+    /// Shows these and forgets all others.
+    fn show(&self, values: &BTreeMap<u64, V>) {
+        let mut shown = self.shown.lock().expect("nothing panics while it holds the lock");
+        for peer in shown.iter().filter(|peer| !values.contains_key(peer)) {
+            self.family.remove(&PeerLabel { peer: *peer });
+        }
+        *shown = values.keys().copied().collect();
+        for (peer, value) in values {
+            self.family.get_or_create(&PeerLabel { peer: *peer }).set(*value);
+        }
+    }
+}
+
 fn latency_ms() -> Histogram {
     Histogram::new(LATENCY_MS)
 }
 
 fn flush_seconds() -> Histogram {
     Histogram::new(FLUSH_SECONDS)
+}
+
+fn rtt_seconds() -> Histogram {
+    Histogram::new(RTT_SECONDS)
 }
 
 fn snapshot_seconds() -> Histogram {

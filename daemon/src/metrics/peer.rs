@@ -1,12 +1,12 @@
 //! Connections between nodes and what is on its way on them.
 
-use super::Gauge;
+use super::{Gauge, Histograms, PeerLabel, SnapshotMetrics, rtt_seconds};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use prometheus_client::registry::Registry;
 
 /// Traffic between nodes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct PeerMetrics {
     pub connections: Gauge,
     pub refused: Counter,
@@ -17,6 +17,9 @@ pub struct PeerMetrics {
     pub calls_in_flight: Gauge,
     pub snapshot_sent_bytes: Counter,
     pub snapshot_received_bytes: Counter,
+    /// From a heartbeat to its answer.
+    pub rtt_seconds: Histograms<PeerLabel>,
+    pub snapshots: SnapshotMetrics,
 }
 
 /// The values of `PurposeLabel`.
@@ -46,9 +49,25 @@ impl Drop for Counted {
     }
 }
 
+impl Default for PeerMetrics {
+    fn default() -> PeerMetrics {
+        PeerMetrics {
+            connections: Gauge::default(),
+            refused: Counter::default(),
+            connect_failures: Family::default(),
+            requests_in_flight: Gauge::default(),
+            calls_in_flight: Gauge::default(),
+            snapshot_sent_bytes: Counter::default(),
+            snapshot_received_bytes: Counter::default(),
+            rtt_seconds: Family::new_with_constructor(rtt_seconds),
+            snapshots: SnapshotMetrics::default(),
+        }
+    }
+}
+
 impl PeerMetrics {
-    pub(super) fn new(registry: &mut Registry) -> PeerMetrics {
-        let peer = PeerMetrics::default();
+    pub(super) fn new(registry: &mut Registry, snapshots: SnapshotMetrics) -> PeerMetrics {
+        let peer = PeerMetrics { snapshots, ..PeerMetrics::default() };
         for purpose in PURPOSES {
             // From the start: a series that appears with its first failure hides that failure from `rate`.
             drop(peer.connect_failures.get_or_create(&PurposeLabel { purpose }));
@@ -67,6 +86,8 @@ impl PeerMetrics {
         registry.register("peer_snapshot_sent_bytes", help, peer.snapshot_sent_bytes.clone());
         let help = "Bytes of snapshots received; a rise means this node fell far behind or is new";
         registry.register("peer_snapshot_received_bytes", help, peer.snapshot_received_bytes.clone());
+        let help = "From a heartbeat of this node, leading, to the peer's answer; a rise means a slow network, or a peer that is short of processor or disk";
+        registry.register("raft_peer_rtt_seconds", help, peer.rtt_seconds.clone());
         peer
     }
 }

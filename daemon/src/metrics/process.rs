@@ -1,4 +1,4 @@
-//! What the kernel knows of this process, read when somebody asks: the standard `process_*` metrics.
+//! What the kernel knows of this process, read when somebody asks: the standard `process_*` metrics, and the time.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -6,6 +6,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// USER_HZ: what the kernel counts CPU time in towards user space; 100 on every Linux that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -21,6 +22,11 @@ impl Collector for Process {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
         };
+        gauge(
+            "konsul_node_time_seconds",
+            "This host's clock at the scrape, in seconds since 1970; away from the time of the scrape, or of other nodes, means that a clock is wrong.",
+            SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64()),
+        )?;
         let stat = fs::read_to_string("/proc/self/stat").ok().and_then(|text| Stat::parse(&text));
         let start = stat.as_ref().and_then(|stat| Some(boot_time()? + stat.start_ticks / TICKS_PER_SECOND));
         gauge("process_start_time_seconds", "Start of the process, in seconds since 1970.", start)?;

@@ -1,9 +1,10 @@
 //! Who leads, how far each index is, how long a write takes.
 
-use super::{Gauge, SecondsGauge, latency_ms};
+use super::{Gauge, PeerGauges, latency_ms};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::{counter::Counter, family::Family, histogram::Histogram};
 use prometheus_client::registry::Registry;
+use std::time::Duration;
 
 type OneLabel = [(&'static str, &'static str); 1];
 
@@ -19,8 +20,6 @@ pub struct RaftMetrics {
     pub commit_index: Gauge,
     pub applied_index: Gauge,
     pub snapshot_index: Gauge,
-    pub replication_lag: Family<PeerLabel, Gauge>,
-    pub last_contact_seconds: Family<PeerLabel, SecondsGauge>,
     pub has_quorum: Gauge,
     /// Milliseconds from proposal to applied.
     pub apply_latency_ms: Histogram,
@@ -35,6 +34,10 @@ pub struct RaftMetrics {
     role: Family<OneLabel, Gauge>,
     apply: Family<OneLabel, Counter>,
     apply_errors: Family<OneLabel, Counter>,
+    elections: Family<OneLabel, Counter>,
+    replication_lag: PeerGauges<u64>,
+    replication_lag_seconds: PeerGauges<f64>,
+    last_contact_seconds: PeerGauges<f64>,
 }
 
 /// A counter for each type of command, there from the start: counting one looks nothing up.
@@ -64,6 +67,19 @@ pub struct PeerLabel {
     pub peer: u64,
 }
 
+/// How far a member is, as the leader knows; `None`: not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerProgress {
+    /// Its node id.
+    pub peer: u64,
+    /// Entries that it is behind.
+    pub lag: Option<u64>,
+    /// How long ago the leader's log ended where this one's ends.
+    pub lag_time: Option<Duration>,
+    /// Since it last answered.
+    pub last_contact: Option<Duration>,
+}
+
 /// What a node is doing; exactly one series of `konsul_raft_role` is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RoleMetric {
@@ -72,6 +88,14 @@ pub enum RoleMetric {
     Candidate,
     Learner,
     Recovering,
+}
+
+/// How a candidacy of this node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Election {
+    Won,
+    /// Another leads, or the majority did not answer.
+    Lost,
 }
 
 /// Why a proposal was not applied.
@@ -125,6 +149,18 @@ impl RoleMetric {
     }
 }
 
+impl Election {
+    const ALL: [Election; 2] = [Election::Won, Election::Lost];
+
+    fn label(self) -> OneLabel {
+        let outcome = match self {
+            Election::Won => "won",
+            Election::Lost => "lost",
+        };
+        [("outcome", outcome)]
+    }
+}
+
 impl ProposalFailure {
     const ALL: [ProposalFailure; 6] = [
         ProposalFailure::NoLeader,
@@ -161,8 +197,9 @@ impl RaftMetrics {
             commit_index: Gauge::default(),
             applied_index: Gauge::default(),
             snapshot_index: Gauge::default(),
-            replication_lag: Family::default(),
-            last_contact_seconds: Family::default(),
+            replication_lag: PeerGauges::default(),
+            replication_lag_seconds: PeerGauges::default(),
+            last_contact_seconds: PeerGauges::default(),
             has_quorum: Gauge::default(),
             apply_latency_ms: latency_ms(),
             commit_latency_ms: latency_ms(),
@@ -173,10 +210,14 @@ impl RaftMetrics {
             applied: Applied::of(&apply),
             apply,
             apply_errors: Family::default(),
+            elections: Family::default(),
         };
         // A series that appears with its first event has no zero before it, and `rate()` misses that event.
         for failure in ProposalFailure::ALL {
             drop(raft.apply_errors.get_or_create(&failure.label()));
+        }
+        for outcome in Election::ALL {
+            drop(raft.elections.get_or_create(&outcome.label()));
         }
         raft.set_role(RoleMetric::Recovering);
         raft.register_state(registry);
@@ -192,8 +233,9 @@ impl RaftMetrics {
         registry.register("raft_voters", "Voting members", self.voters.clone());
         registry.register("raft_members", "Members, learners included", self.members.clone());
         registry.register("raft_leader_changes", "Changes of leader seen by this node; a rise means failed nodes or slow disks or network", self.leader_changes.clone());
+        registry.register("raft_elections", "Candidacies of this node by outcome; a rise of lost means that it stands for election without a majority to hear it", self.elections.clone());
         registry.register("raft_has_quorum", "1 while a majority acknowledged the leader within a lease; 0 means no writes", self.has_quorum.clone());
-        registry.register("raft_last_contact_seconds", "Since the peer last answered the leader; above the heartbeat means it is slow or gone", self.last_contact_seconds.clone());
+        registry.register("raft_last_contact_seconds", "Since the peer last answered the leader; above the heartbeat means it is slow or gone", self.last_contact_seconds.family.clone());
     }
 
     #[rustfmt::skip]
@@ -202,7 +244,8 @@ impl RaftMetrics {
         registry.register("raft_commit_index", "Last index known committed", self.commit_index.clone());
         registry.register("raft_applied_index", "Last index applied to the state", self.applied_index.clone());
         registry.register("raft_snapshot_index", "Index of the newest snapshot", self.snapshot_index.clone());
-        registry.register("raft_replication_lag", "Entries the peer is behind the leader; a steady rise means it cannot keep up", self.replication_lag.clone());
+        registry.register("raft_replication_lag", "Entries the peer is behind the leader; a steady rise means it cannot keep up", self.replication_lag.family.clone());
+        registry.register("raft_replication_lag_seconds", "How long ago the leader's log ended where the peer's ends; above the time between writes the peer cannot keep up", self.replication_lag_seconds.family.clone());
         registry.register("raft_apply_latency_ms", "Milliseconds from proposal to applied, as a writer feels it", self.apply_latency_ms.clone());
         registry.register("raft_commit_latency_ms", "Milliseconds from append to acknowledged by a majority", self.commit_latency_ms.clone());
         registry.register("raft_apply", "Commands sent through this node and applied, by type; the sum over the cluster is all of them", self.apply.clone());
@@ -225,9 +268,24 @@ impl RaftMetrics {
         self.apply_errors.get_or_create(&why.label()).inc();
     }
 
+    /// Counts the end of a candidacy.
+    pub fn election(&self, outcome: Election) {
+        self.elections.get_or_create(&outcome.label()).inc();
+    }
+
+    /// Shows how far the members are; who is no member is forgotten.
+    pub fn show_peers(&self, members: &[PeerProgress]) {
+        let lag = members.iter().filter_map(|member| Some((member.peer, member.lag?)));
+        let seconds = |of: fn(&PeerProgress) -> Option<Duration>| {
+            members.iter().filter_map(move |member| Some((member.peer, of(member)?.as_secs_f64()))).collect()
+        };
+        self.replication_lag.show(&lag.collect());
+        self.replication_lag_seconds.show(&seconds(|member| member.lag_time));
+        self.last_contact_seconds.show(&seconds(|member| member.last_contact));
+    }
+
     /// Forgets what only a leader knows of its peers.
     pub fn clear_peers(&self) {
-        self.replication_lag.clear();
-        self.last_contact_seconds.clear();
+        self.show_peers(&[]);
     }
 }

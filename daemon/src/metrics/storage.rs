@@ -21,8 +21,14 @@ pub struct StorageMetrics {
     pub free_bytes: Gauge,
     pub read_only: Gauge,
     pub kv_keys: Gauge,
-    snapshots: Family<SnapshotDone, Counter>,
-    snapshot_seconds: Histograms<[(&'static str, &'static str); 1]>,
+    pub snapshots: SnapshotMetrics,
+}
+
+/// Finished snapshot operations; counted by whoever does them.
+#[derive(Debug, Clone)]
+pub struct SnapshotMetrics {
+    done: Family<SnapshotDone, Counter>,
+    seconds: Histograms<[(&'static str, &'static str); 1]>,
 }
 
 /// What is done with a snapshot.
@@ -32,10 +38,8 @@ pub enum SnapshotOp {
     Build,
     /// Sent to a peer.
     Send,
-    /// Received and made the state.
+    /// Made the state: one that was received, or at start this node's own.
     Install,
-    /// Made the state at start.
-    Restore,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,15 +49,36 @@ struct SnapshotDone {
 }
 
 impl SnapshotOp {
-    const ALL: [SnapshotOp; 4] = [SnapshotOp::Build, SnapshotOp::Send, SnapshotOp::Install, SnapshotOp::Restore];
+    const ALL: [SnapshotOp; 3] = [SnapshotOp::Build, SnapshotOp::Send, SnapshotOp::Install];
 
     fn name(self) -> &'static str {
         match self {
             SnapshotOp::Build => "build",
             SnapshotOp::Send => "send",
             SnapshotOp::Install => "install",
-            SnapshotOp::Restore => "restore",
         }
+    }
+}
+
+impl Default for SnapshotMetrics {
+    fn default() -> SnapshotMetrics {
+        let done = Family::default();
+        for op in SnapshotOp::ALL {
+            // From the start: a series that appears with its first failure hides that failure from `rate`.
+            for result in ["ok", "failed"] {
+                drop(done.get_or_create(&SnapshotDone { op: op.name(), result }));
+            }
+        }
+        SnapshotMetrics { done, seconds: Family::new_with_constructor(snapshot_seconds) }
+    }
+}
+
+impl SnapshotMetrics {
+    /// Counts one finished operation and how long it took.
+    pub fn count(&self, op: SnapshotOp, ok: bool, took: Duration) {
+        let result = if ok { "ok" } else { "failed" };
+        self.done.get_or_create(&SnapshotDone { op: op.name(), result }).inc();
+        self.seconds.get_or_create(&[("op", op.name())]).observe(took.as_secs_f64());
     }
 }
 
@@ -69,14 +94,8 @@ impl StorageMetrics {
             free_bytes: Gauge::default(),
             read_only: Gauge::default(),
             kv_keys: Gauge::default(),
-            snapshots: Family::default(),
-            snapshot_seconds: Family::new_with_constructor(snapshot_seconds),
+            snapshots: SnapshotMetrics::default(),
         };
-        for op in SnapshotOp::ALL {
-            for result in ["ok", "failed"] {
-                drop(storage.snapshots.get_or_create(&SnapshotDone { op: op.name(), result }));
-            }
-        }
         storage.register(registry);
         storage
     }
@@ -86,20 +105,13 @@ impl StorageMetrics {
         registry.register("raft_log_fsync_seconds", "One durable commit of the log; above 0.1 s the disk endangers the leader's lease", self.log_fsync_seconds.clone());
         registry.register("store_commit_seconds", "One commit of the state, not durable by itself", self.store_commit_seconds.clone());
         registry.register("raft_log_size_bytes", "Bytes used by the log; a rise without end means that purging fails", self.log_size_bytes.clone());
-        registry.register("raft_snapshots", "Snapshots by operation and result", self.snapshots.clone());
-        registry.register("raft_snapshot_duration_seconds", "Time of one snapshot operation", self.snapshot_seconds.clone());
+        registry.register("raft_snapshots", "Snapshots by operation and result; a steady rise of install means a node that cannot catch up from the log", self.snapshots.done.clone());
+        registry.register("raft_snapshot_duration_seconds", "Time of one snapshot operation", self.snapshots.seconds.clone());
         registry.register("raft_snapshot_damaged", "Snapshots set aside because their checksum was wrong; any rise means a bad disk", self.snapshot_damaged.clone());
         registry.register("store_map_bytes", "Size limit of the state's LMDB map", self.map_bytes.clone());
         registry.register("store_map_used_bytes", "Bytes of the map in use; near the limit writes end: raise storage.map_size", self.map_used_bytes.clone());
         registry.register("store_free_bytes", "Free on the file system of the data directory; below storage.free_reserve the node goes read-only", self.free_bytes.clone());
         registry.register("store_read_only", "1 while the node takes no writes because of its disk", self.read_only.clone());
         registry.register("kv_keys", "Keys in the store", self.kv_keys.clone());
-    }
-
-    /// Counts one finished snapshot operation and how long it took.
-    pub fn snapshot_done(&self, op: SnapshotOp, ok: bool, took: Duration) {
-        let result = if ok { "ok" } else { "failed" };
-        self.snapshots.get_or_create(&SnapshotDone { op: op.name(), result }).inc();
-        self.snapshot_seconds.get_or_create(&[("op", op.name())]).observe(took.as_secs_f64());
     }
 }

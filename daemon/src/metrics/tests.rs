@@ -10,8 +10,10 @@ const NAMES: &[&str] = &[
     "konsul_audit_suppressed counter",
     "konsul_autopilot_failure_tolerance gauge",
     "konsul_autopilot_healthy gauge",
+    "konsul_autopilot_intended_tolerance gauge",
     "konsul_autopilot_promoted counter",
     "konsul_autopilot_removed counter",
+    "konsul_autopilot_server_healthy gauge",
     "konsul_build_info gauge",
     "konsul_blocking_queries gauge",
     "konsul_discovery_contact_points gauge",
@@ -21,6 +23,7 @@ const NAMES: &[&str] = &[
     "konsul_http_requests counter",
     "konsul_join_attempts counter",
     "konsul_kv_keys gauge",
+    "konsul_node_time_seconds gauge",
     "konsul_peer_calls_in_flight gauge",
     "konsul_peer_connect_failures counter",
     "konsul_peer_connections gauge",
@@ -34,6 +37,7 @@ const NAMES: &[&str] = &[
     "konsul_raft_apply_latency_ms histogram",
     "konsul_raft_commit_index gauge",
     "konsul_raft_commit_latency_ms histogram",
+    "konsul_raft_elections counter",
     "konsul_raft_fsm_pending gauge",
     "konsul_raft_group_commands histogram",
     "konsul_raft_has_quorum gauge",
@@ -45,7 +49,9 @@ const NAMES: &[&str] = &[
     "konsul_raft_log_fsync_seconds histogram",
     "konsul_raft_log_size_bytes gauge",
     "konsul_raft_members gauge",
+    "konsul_raft_peer_rtt_seconds histogram",
     "konsul_raft_replication_lag gauge",
+    "konsul_raft_replication_lag_seconds gauge",
     "konsul_raft_role gauge",
     "konsul_raft_snapshot_damaged counter",
     "konsul_raft_snapshot_duration_seconds histogram",
@@ -77,16 +83,22 @@ fn busy() -> String {
         metrics.http.requests.get_or_create(&Request { endpoint: "/v1/kv/{key}", method: "GET", code }).inc();
     }
     metrics.http.seconds.get_or_create(&Endpoint { endpoint: "/v1/kv/{key}", method: "GET" }).observe(0.001);
+    metrics.raft.show_peers(&(1..=5).map(progress).collect::<Vec<_>>());
+    metrics.autopilot.show(2, 2, &(1..=5).map(|peer| (peer, true)).collect());
     for peer in 1..=5 {
-        metrics.raft.replication_lag.get_or_create(&PeerLabel { peer }).set(3);
-        metrics.raft.last_contact_seconds.get_or_create(&PeerLabel { peer }).set(0.25);
+        metrics.peer.rtt_seconds.get_or_create(&PeerLabel { peer }).observe(0.001);
     }
     metrics.raft.applied.kv_set.inc();
     metrics.identity.ends(&[(CertificateMetric::Node, 1_800_000_000_000)]);
-    for op in [SnapshotOp::Build, SnapshotOp::Send, SnapshotOp::Install, SnapshotOp::Restore] {
-        metrics.storage.snapshot_done(op, true, Duration::from_millis(120));
+    for op in [SnapshotOp::Build, SnapshotOp::Send, SnapshotOp::Install] {
+        metrics.storage.snapshots.count(op, true, Duration::from_millis(120));
     }
     metrics.encode()
+}
+
+fn progress(peer: u64) -> PeerProgress {
+    let time = Some(Duration::from_millis(250));
+    PeerProgress { peer, lag: Some(3), lag_time: time, last_contact: time }
 }
 
 fn families(text: &str, word: &str) -> BTreeMap<String, String> {
@@ -125,8 +137,8 @@ fn every_metric_has_help_that_is_a_sentence() {
 #[test]
 fn every_series_names_its_node_and_cluster_and_no_label_is_unbounded() {
     let allowed = BTreeSet::from([
-        "cluster", "node", "version", "git", "role", "peer", "type", "reason", "op", "result", "endpoint", "method",
-        "code", "le", "purpose", "cert", "of",
+        "cluster", "node", "version", "git", "role", "peer", "type", "reason", "op", "result", "outcome", "endpoint",
+        "method", "code", "le", "purpose", "cert", "of",
     ]);
     for line in series(&busy()) {
         assert!(line.contains(r#"cluster="c1""#) && line.contains(r#"node="n1""#), "{line}");
@@ -171,10 +183,16 @@ fn counters_of_failures_start_at_zero_and_end_in_total() {
 }
 
 #[test]
-fn a_former_leader_forgets_its_peers() {
+fn a_leader_shows_its_members_only_and_a_former_one_none() {
     let metrics = Metrics::new("n1", "c1");
-    metrics.raft.replication_lag.get_or_create(&PeerLabel { peer: 2 }).set(9);
-    assert!(metrics.encode().contains("konsul_raft_replication_lag{"));
+    let peers = |text: &str| {
+        let lags = series(text).filter(|line| line.starts_with("konsul_raft_replication_lag{"));
+        lags.map(|line| line.split_once("peer=\"").unwrap().1[..1].to_owned()).collect::<BTreeSet<_>>()
+    };
+    metrics.raft.show_peers(&[progress(1), progress(2), progress(3)]);
+    assert_eq!(peers(&metrics.encode()), BTreeSet::from(["1", "2", "3"].map(str::to_owned)));
+    metrics.raft.show_peers(&[progress(1), progress(4), PeerProgress { lag: None, ..progress(2) }]);
+    assert_eq!(peers(&metrics.encode()), BTreeSet::from(["1", "4"].map(str::to_owned)));
     metrics.raft.clear_peers();
-    assert!(!metrics.encode().contains("konsul_raft_replication_lag{"));
+    assert!(peers(&metrics.encode()).is_empty());
 }

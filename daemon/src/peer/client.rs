@@ -9,6 +9,7 @@ use super::link::{Link, LinkError};
 use super::pool::Pool;
 use super::protocol::{Kind, Purpose};
 use super::snapshot::{self, SendError};
+use crate::metrics::{PeerLabel, SnapshotOp};
 use crate::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, NodeInfo, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, TypeConfig, Vote, VoteRequest, VoteResponse,
@@ -21,7 +22,7 @@ use openraft::OptionalSend;
 use openraft::alias::SnapshotOf;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An append with entries waits this long at least. openraft grants one heartbeat interval; a follower whose disk takes
 /// longer would be sent the same megabyte again and again, and fall further behind. A follower that is gone, not slow,
@@ -120,9 +121,10 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         rpc: AppendEntriesRequest,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse, RpcError> {
-        let patience = if rpc.entries.is_empty() { Duration::ZERO } else { APPEND_TIMEOUT_MIN };
+        let heartbeat = rpc.entries.is_empty();
+        let patience = if heartbeat { Duration::ZERO } else { APPEND_TIMEOUT_MIN };
         let limit = option.soft_ttl().max(patience);
-        let mut sent = 0;
+        let (mut sent, began) = (0, Instant::now());
         self.pool.tells_committed(rpc.leader_commit.map_or(0, |id| id.index));
         self.follow();
         let answer = {
@@ -130,6 +132,10 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             self.append.call(Kind::Append, payload, limit).await
         };
         let answer = answer.map_err(|error| self.failed(RPCTypes::AppendEntries, limit, &error))?;
+        if heartbeat {
+            let rtt = &self.pool.metrics().rtt_seconds;
+            rtt.get_or_create(&PeerLabel { peer: self.node_id }).observe(began.elapsed().as_secs_f64());
+        }
         let answer = self.decoded(codec::append_answer(&answer))?;
         Ok(match answer {
             AppendEntriesResponse::Success if sent < rpc.entries.len() => {
@@ -176,10 +182,12 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         self.pool.tells_committed(snapshot.meta.last_log_id.map_or(0, |id| id.index));
         let begin = SnapshotBegin { vote, meta: snapshot.meta, len, sha256 };
         let send = snapshot::send(self.pool.dialer(), &target, begin, path, stall_max);
+        let began = Instant::now();
         let sent = tokio::select! {
             closed = cancel => return Err(StreamingError::Closed(closed)),
             sent = send => sent,
         };
+        self.pool.metrics().snapshots.count(SnapshotOp::Send, sent.is_ok(), began.elapsed());
         sent.map_err(|error| match error {
             SendError::Stalled { .. } => StreamingError::Timeout(Timeout {
                 action: RPCTypes::InstallSnapshot,

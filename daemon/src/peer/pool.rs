@@ -73,6 +73,11 @@ impl Pool {
         self.shared.dialer.local.load_full()
     }
 
+    /// What is counted of the traffic.
+    pub(super) fn metrics(&self) -> &PeerMetrics {
+        &self.shared.dialer.metrics
+    }
+
     /// From now on this node connects as `local`: it became a member.
     pub fn become_member(&self, local: LocalIdentity) {
         self.shared.dialer.local.store(Arc::new(local));

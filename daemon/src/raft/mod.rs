@@ -2,6 +2,7 @@
 
 mod forward;
 mod group;
+mod lag;
 mod leadership;
 mod members;
 mod membership;

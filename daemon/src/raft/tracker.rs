@@ -1,8 +1,9 @@
 //! Follows the raft core: who leads, how far it is, whether it still runs; and asks it for snapshots when they are due.
 
+use super::lag::LogEnds;
 use super::leadership::Vote;
 use super::{Consensus, Role};
-use crate::metrics::{PeerLabel, RoleMetric};
+use crate::metrics::{Election, PeerProgress, RoleMetric};
 use crate::raft_types::{LogId, TypeConfig};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftMetrics, ReadPolicy, ServerState};
@@ -88,6 +89,9 @@ impl Consensus {
         if leader_changed {
             raft.leader_changes.inc();
         }
+        if let Some(outcome) = election(seen, now) {
+            raft.election(outcome);
+        }
         let became_leader = now.state == ServerState::Leader && !self.inner.leadership.is_confirmed(now.current_term);
         if became_leader && (seen.state != Some(ServerState::Leader) || seen.term != now.current_term) {
             let (this, term) = (self.clone(), now.current_term);
@@ -134,6 +138,7 @@ impl Consensus {
     async fn housekeep(self) {
         let mut tick = tokio::time::interval(HOUSEKEEPING);
         let mut rounds = 0u64;
+        let mut ends = LogEnds::default();
         loop {
             tokio::select! {
                 () = self.inner.stop.cancelled() => return,
@@ -144,7 +149,7 @@ impl Consensus {
                 tracing::error!(%error, "cannot tell how much space is left");
             }
             let now = self.inner.raft.metrics().borrow_watched().clone();
-            self.gauges(&now);
+            self.gauges(&now, &mut ends);
             let members = now.membership_config.membership();
             self.inner.pool.retain(members.nodes().map(|(id, info)| (*id, info)));
             self.snapshot_if_due(&now).await;
@@ -190,7 +195,7 @@ impl Consensus {
         }
     }
 
-    fn gauges(&self, now: &RaftMetrics<TypeConfig>) {
+    fn gauges(&self, now: &RaftMetrics<TypeConfig>, ends: &mut LogEnds) {
         let (raft, storage) = (&self.inner.metrics.raft, &self.inner.metrics.storage);
         let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
         let membership = now.membership_config.membership();
@@ -212,16 +217,28 @@ impl Consensus {
         if let Ok(keys) = self.inner.state.view().and_then(|view| view.key_count()) {
             storage.kv_keys.set(keys);
         }
-        for member in self.status().members {
-            let peer = PeerLabel { peer: member.peer.id };
-            if let Some(lag) = member.lag {
-                raft.replication_lag.get_or_create(&peer).set(lag);
-            }
-            if let Some(age) = member.last_contact {
-                raft.last_contact_seconds.get_or_create(&peer).set(age.as_secs_f64());
-            }
-        }
+        let (moment, end) = (self.inner.clock.now(), now.last_log_index.unwrap_or(0));
+        ends.look(moment, end);
+        let members = self.status().members.into_iter();
+        let progress = members.map(|member| PeerProgress {
+            peer: member.peer.id,
+            lag: member.lag,
+            lag_time: member.lag.map(|lag| ends.since(moment, end.saturating_sub(lag))),
+            last_contact: member.last_contact,
+        });
+        raft.show_peers(&progress.collect::<Vec<_>>());
     }
+}
+
+/// How a candidacy ended, if one did. A candidate that stands again in a later term has lost the one before.
+fn election(before: &Seen, now: &RaftMetrics<TypeConfig>) -> Option<Election> {
+    let stood = before.state == Some(ServerState::Candidate);
+    if now.state == ServerState::Leader {
+        let new = before.state != Some(ServerState::Leader) || before.term != now.current_term;
+        return new.then_some(Election::Won);
+    }
+    let over = now.state != ServerState::Candidate || before.term != now.current_term;
+    (stood && over).then_some(Election::Lost)
 }
 
 fn wide(n: usize) -> u64 {

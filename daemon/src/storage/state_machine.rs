@@ -285,7 +285,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             verified.file = store.snapshots.adopt(&verified).map_err(io::Error::other)?;
             let started = Instant::now();
             let installed = store.install(&verified);
-            store.metrics.snapshot_done(SnapshotOp::Install, installed.is_ok(), started.elapsed());
+            store.metrics.snapshots.count(SnapshotOp::Install, installed.is_ok(), started.elapsed());
             installed?;
             let file = verified.file.clone();
             store.set_newest(Some(verified));
@@ -315,7 +315,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             let (last_log_id, last_membership) = position_of(&view).map_err(io::Error::other)?;
             let meta = SnapshotMeta { last_log_id, last_membership };
             let written = store.snapshots.write(&meta, &view).map_err(io::Error::other);
-            store.metrics.snapshot_done(SnapshotOp::Build, written.is_ok(), started.elapsed());
+            store.metrics.snapshots.count(SnapshotOp::Build, written.is_ok(), started.elapsed());
             let verified = written?;
             drop(view);
             store.snapshots.retain().map_err(io::Error::other)?;

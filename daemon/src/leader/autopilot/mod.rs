@@ -66,7 +66,12 @@ impl Duty {
     fn publish(&self, seen: &crate::raft::Seen, plan: &Plan) {
         let wall = self.deps.clock.wall().as_millis();
         let report = self.tracker.report(seen, self.deps.clock.now(), wall, &plan.notes);
-        self.deps.metrics.autopilot.show(report.healthy, report.failure_tolerance);
+        let servers = report.servers.iter().map(|server| (server.id, server.healthy)).collect();
+        self.deps.metrics.autopilot.show(
+            report.failure_tolerance,
+            report.intended_tolerance(self.deps.seats),
+            &servers,
+        );
         self.deps.consensus.publish_report(self.term, report.encode().into());
     }
 

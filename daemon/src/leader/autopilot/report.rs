@@ -51,6 +51,13 @@ impl Report {
         }
     }
 
+    /// Voters that could fail if all were well, of as many as there are or, if that is more, as the configuration names.
+    pub(super) fn intended_tolerance(&self, seats: usize) -> u64 {
+        let voters = self.servers.iter().filter(|server| server.voter).count();
+        let spare = seats.max(voters).saturating_sub(1) / 2;
+        u64::try_from(spare).expect("a count fits 64 bits")
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
         out.u8(VERSION);
@@ -145,5 +152,17 @@ mod tests {
         assert_eq!(of(&[true, true, true]), (true, 1));
         assert_eq!(of(&[true, true, false]), (false, 0));
         assert_eq!(of(&[true, true, true, true, false]), (false, 1));
+    }
+
+    #[test]
+    fn what_is_intended_counts_the_sick_and_the_missing() {
+        let of = |voters: u64, seats| {
+            let servers = (1..=voters).map(|id| server(id, true, false)).collect();
+            Report::new(1, servers, Vec::new()).intended_tolerance(seats)
+        };
+        for (voters, seats, tolerance) in [(1, 0, 0), (2, 0, 0), (3, 0, 1), (4, 0, 1), (5, 0, 2), (2, 3, 1), (5, 3, 2)]
+        {
+            assert_eq!(of(voters, seats), tolerance, "{voters} voters of {seats}");
+        }
     }
 }
