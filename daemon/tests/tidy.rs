@@ -55,7 +55,7 @@ fn files() -> Vec<PathBuf> {
             let entry = entry.unwrap();
             let name = entry.file_name();
             let kind = entry.file_type().unwrap();
-            if kind.is_dir() && name != "target" && name != ".git" {
+            if kind.is_dir() && name != "target" && name != ".git" && name != "node_modules" {
                 pending.push(entry.path());
             } else if kind.is_file() && name != ".git" {
                 found.push(entry.path().strip_prefix(root()).unwrap().to_owned());
@@ -413,4 +413,102 @@ fn super_is_resolved_from_the_module_it_stands_in() {
     );
     let found: Vec<String> = found.iter().map(|(base, name, _)| format!("{}::{name}", base.join("::"))).collect();
     assert_eq!(found, ["raft::propose", "::http", "raft::Role", "raft::propose"]);
+}
+
+/// Names of metrics as Prometheus has them, from the catalogue that the unit tests hold the daemon to.
+fn metric_names() -> BTreeSet<String> {
+    let catalogue = fs::read_to_string(root().join("daemon/src/metrics/tests.rs")).unwrap();
+    let entries = catalogue.lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","));
+    let names = entries.filter_map(|entry| entry.split_once(' ')).flat_map(|(name, kind)| match kind {
+        "counter" => vec![format!("{name}_total")],
+        "histogram" => ["bucket", "sum", "count"].map(|part| format!("{name}_{part}")).into(),
+        _ => vec![name.to_owned()],
+    });
+    names.collect()
+}
+
+/// Every word that begins like a metric of ours.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("konsul_") || word.starts_with("process_")).map(str::to_owned).collect()
+}
+
+fn under(dir: &str, extension: &str) -> Vec<(PathBuf, String)> {
+    let of = |path: &PathBuf| path.starts_with(dir) && path.extension().is_some_and(|found| found == extension);
+    let read = |path: PathBuf| (path.clone(), fs::read_to_string(root().join(path)).unwrap());
+    files().into_iter().filter(of).map(read).collect()
+}
+
+#[test]
+fn dashboards_alerts_and_runbooks_name_metrics_that_exist() {
+    let known = metric_names();
+    assert!(known.contains("konsul_raft_is_leader") && known.contains("konsul_raft_apply_total"), "{known:?}");
+    let mut seen = 0;
+    let texts = [under("grafana", "json"), under("grafana", "yml"), under("runbooks", "md")].concat();
+    for (path, text) in texts.iter().filter(|(path, _)| !path.ends_with("package-lock.json")) {
+        // Runbooks grep for parts of names.
+        let partial = |word: &String| path.starts_with("runbooks") && known.iter().any(|name| name.starts_with(word));
+        let unknown: Vec<_> =
+            metrics_in(text).into_iter().filter(|word| !known.contains(word) && !partial(word)).collect();
+        assert!(unknown.is_empty(), "{}: no such metrics: {unknown:?}", path.display());
+        seen += metrics_in(text).len();
+    }
+    assert!(seen > 100, "found {seen} names of metrics");
+}
+
+#[test]
+fn every_alert_has_a_runbook_and_a_test_that_fires_and_one_that_does_not() {
+    let (mut alerts, mut runbooks, mut fires, mut silent) = (vec![], vec![], BTreeSet::new(), BTreeSet::new());
+    for line in under("grafana/alerts", "yml").iter().flat_map(|(_, text)| text.lines()) {
+        let line = line.trim();
+        if let Some(alert) = line.strip_prefix("- alert: ") {
+            alerts.push(alert.to_owned());
+        }
+        if let Some(name) = line.strip_prefix("alertname: ") {
+            fires.insert(name.to_owned());
+        }
+        if let Some((_, rest)) = line.split_once(", alertname: ") {
+            silent.insert(rest.strip_suffix(", exp_alerts: [] }").unwrap_or_else(|| panic!("{line}")).to_owned());
+        }
+        if let Some((_, page)) = line.split_once("runbook_url: ").and_then(|(_, url)| url.rsplit_once('/')) {
+            runbooks.push(page.to_owned());
+        }
+    }
+    assert!(alerts.len() > 20 && runbooks.len() >= alerts.len(), "{alerts:?} {runbooks:?}");
+    for alert in alerts {
+        assert!(
+            fires.contains(&alert) && silent.contains(&alert),
+            "{alert} is not tried both ways in grafana/alerts/tests"
+        );
+    }
+    for page in runbooks {
+        assert!(root().join("runbooks").join(&page).is_file(), "no runbooks/{page}");
+    }
+}
+
+#[test]
+fn every_runbook_is_complete_listed_and_links_to_what_exists() {
+    let pages = under("runbooks", "md");
+    let list = fs::read_to_string(root().join("runbooks/README.md")).unwrap();
+    assert!(pages.len() > 15, "{} runbooks", pages.len());
+    for (path, text) in &pages {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            let exists = link.starts_with("http") || root().join("runbooks").join(link).exists();
+            assert!(exists, "{}: nothing at {link}", path.display());
+        }
+        if name == "README.md" {
+            continue;
+        }
+        assert!(list.contains(&format!("({name})")), "runbooks/README.md does not list {name}");
+        let parts = ["Symptoms", "Look", "Decide", "Do", "Verify", "Roll back"];
+        let found: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        assert_eq!(found, parts, "{}", path.display());
+    }
+    // What the dashboards link to.
+    for (path, text) in under("grafana/dashboards", "json") {
+        for page in text.split("/runbooks/").skip(1).filter_map(|rest| rest.split_once('"')).map(|(page, _)| page) {
+            assert!(root().join("runbooks").join(page).is_file(), "{}: no runbooks/{page}", path.display());
+        }
+    }
 }
