@@ -7,10 +7,14 @@ use crate::metrics::{Endpoint, HttpMetrics, Metrics, Request};
 use hyper::Response;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Codes that are usual; counters of others are looked up when they occur.
-const USUAL_CODES: [u16; 7] = [200, 404, 400, 409, 429, 500, 503];
+/// Codes that are usual; counters of others are looked up each time.
+const USUAL_CODES: [u16; 7] = [200, 500, 503, 404, 400, 409, 429];
+/// So many of them are there from the start: a series that appears with its first failure hides that failure from
+/// `rate`. The others would be most of the series of a node, and stay at zero on most routes.
+const FROM_START: usize = 3;
 
 /// What is not in the table: unknown paths, wrong methods.
 const OTHER: Endpoint = Endpoint { endpoint: "other", method: "other" };
@@ -25,19 +29,13 @@ pub(super) struct RouteMetrics {
 struct Handles {
     labels: Endpoint,
     seconds: Histogram,
-    usual: [Counter; USUAL_CODES.len()],
+    usual: [OnceLock<Counter>; USUAL_CODES.len()],
 }
 
 impl RouteMetrics {
     pub(super) fn new(http: HttpMetrics) -> RouteMetrics {
         let labels = ROUTES.iter().map(labels).chain([OTHER]);
-        let routes = labels
-            .map(|labels| Handles {
-                seconds: http.seconds.get_or_create(&labels).clone(),
-                usual: USUAL_CODES.map(|code| counter(&http, &labels, code)),
-                labels,
-            })
-            .collect();
+        let routes = labels.map(|labels| Handles::new(&http, labels)).collect();
         RouteMetrics { http, routes }
     }
 
@@ -46,9 +44,19 @@ impl RouteMetrics {
         let handles = &self.routes[route.unwrap_or(ROUTES.len())];
         handles.seconds.observe(took.as_secs_f64());
         match USUAL_CODES.iter().position(|usual| *usual == code) {
-            Some(at) => handles.usual[at].inc(),
+            Some(at) => handles.usual[at].get_or_init(|| counter(&self.http, &handles.labels, code)).inc(),
             None => counter(&self.http, &handles.labels, code).inc(),
         };
+    }
+}
+
+impl Handles {
+    fn new(http: &HttpMetrics, labels: Endpoint) -> Handles {
+        let usual: [OnceLock<Counter>; USUAL_CODES.len()] = Default::default();
+        for (slot, code) in usual.iter().zip(USUAL_CODES).take(FROM_START) {
+            slot.get_or_init(|| counter(http, &labels, code));
+        }
+        Handles { seconds: http.seconds.get_or_create(&labels).clone(), usual, labels }
     }
 }
 
