@@ -100,7 +100,9 @@ end_node() {
   local pid end=$((SECONDS + 30))
   pid=$(pid_of "$1")
   [[ -n $pid ]] || return 0
-  kill "-$2" "$pid" 2>/dev/null
+  if ! kill "-$2" "$pid" 2>/dev/null && [[ -n $(pid_of "$1") ]]; then
+    unmet "n$1 (process $pid) was started by another user; run this as that one, or with sudo"
+  fi
   # A stopped process obeys nothing but SIGKILL until it goes on.
   kill -CONT "$pid" 2>/dev/null
   while [[ -n $(pid_of "$1") ]]; do

@@ -88,6 +88,30 @@ teardown_file() { end_cluster; }
   [ -e "$BATS_TEST_TMPDIR/full/mine" ]
 }
 
+@test "no space is told with what is needed, and code 3" {
+  [[ $UID == 0 ]] || skip "needs root, to make a small disk"
+  mkdir "$BATS_TEST_TMPDIR/small"
+  mount -t tmpfs -o size=8m tmpfs "$BATS_TEST_TMPDIR/small"
+  run env_ --dir "$BATS_TEST_TMPDIR/small/new" --bin "$bin" --port-base 26500 start
+  umount "$BATS_TEST_TMPDIR/small"
+  [ "$status" -eq 3 ]
+  [[ $output == *"8 MiB are free in $BATS_TEST_TMPDIR/small, 384 are needed; choose another with --dir" ]]
+}
+
+@test "no permission is told with what to do, and code 3" {
+  as=(env)
+  if [[ $UID == 0 ]]; then as=(setpriv --reuid=65534 --regid=65534 --clear-groups env); fi
+  run "${as[@]}" "$root/scripts/env" --dir /proc/new --bin "$STAGING_DIR/bin" --port-base 26500 start
+  [ "$status" -eq 3 ]
+  [[ $output == *"is not a directory that can be written to; choose another with --dir" ]]
+  [[ $UID == 0 ]] || skip "the rest needs root"
+  run "${as[@]}" "$root/scripts/env" --dir "$STAGING_DIR" stop
+  [ "$status" -eq 3 ]
+  [[ $output == *"was started by another user"* ]]
+  run env_ status
+  [ "$status" -eq 0 ]
+}
+
 @test "wrong usage is code 2" {
   for line in "" "begin" "--nodes 0 start" "--port-base x start" "--disk 5 start" "--what start" "stop n7"; do
     # shellcheck disable=SC2086 # words
