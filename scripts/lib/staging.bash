@@ -38,16 +38,18 @@ default_dir() { echo "${STAGING_DIR:-${TMPDIR:-/tmp}/konsul-env-$UID}"; }
 read_mark() {
   [[ -f $dir/$MARK ]] || unmet "$dir holds no test cluster (no file $MARK); make one with: scripts/env --dir $dir start"
   local name value
+  nodes="" base="" disk="" uids="" plain=""
   while IFS='=' read -r name value; do
     case "$name" in
       nodes) nodes=$value ;;
       base) base=$value ;;
       disk) disk=$value ;;
       uids) uids=$value ;;
+      plain) plain=$value ;;
       *) unmet "$dir/$MARK: \"$name\" is not known to this version; make the cluster anew: scripts/env --dir $dir reset" ;;
     esac
   done <"$dir/$MARK"
-  [[ $nodes =~ ^[1-9]$ && $base =~ ^[0-9]+$ && $disk =~ ^[0-9]+$ && $uids =~ ^(yes|no)$ ]] ||
+  [[ $nodes =~ ^[1-9]$ && $base =~ ^[0-9]+$ && $disk =~ ^[0-9]+$ && $uids =~ ^(yes|no)$ && $plain =~ ^(yes|no)$ ]] ||
     unmet "$dir/$MARK is damaged; make the cluster anew: scripts/env --dir $dir reset"
   bin=$dir/bin
 }
