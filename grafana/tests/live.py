@@ -197,17 +197,27 @@ def try_alert(cluster, prometheus):
     print(f"both started again: {alert} has ended")
 
 
-def busy(cluster):
-    """Something for every panel to show."""
-    for turn in range(2):
+def snapshots(cluster, prometheus, count):
+    """Has each node make so many snapshots, one after Prometheus has seen the other: only then does it see a rise."""
+
+    def look():
+        built = prometheus.query('konsul_raft_snapshots_total{op="build", result="ok"}')
+        late = [series["metric"]["node"] for series in built if float(series["value"][1]) < count]
         # Without news there is nothing to make a snapshot of.
-        cluster.ctl("kv", "put", "grafana/turn", str(turn))
-        for node in cluster.nodes.values():
-            snapshot = cluster.ctl("cluster", "snapshot", server=node["http"])
-            if snapshot.returncode != 0:
-                raise Fault(f"no snapshot of {node['name']}: {snapshot.stderr}")
-        # Two scrapes apart, so that a rise is seen.
-        time.sleep(3)
+        cluster.ctl("kv", "put", "grafana/news", str(time.monotonic()))
+        for name in late:
+            done = cluster.ctl("cluster", "snapshot", server=cluster.nodes[name]["http"])
+            if done.returncode != 0:
+                raise Fault(f"no snapshot of {name}: {done.stderr}")
+        return not late
+
+    until(f"{count} snapshots of each node", look)
+
+
+def busy(cluster, prometheus):
+    """Something for every panel to show."""
+    for count in (1, 2):
+        snapshots(cluster, prometheus, count)
     line = [ROOT / "scripts/env", "--dir", cluster.dir, "--duration", "60s", "--clients", "4", "load"]
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
@@ -220,7 +230,7 @@ def run(scratch, args):
         prometheus = Prometheus(scratch, args.port_base + 99, targets)
         until("all nodes are scraped", lambda: len(prometheus.query("konsul_build_info")) == len(targets))
         cluster_id = prometheus.query("konsul_build_info")[0]["metric"]["cluster"]
-        load = busy(cluster)
+        load = busy(cluster, prometheus)
         try_panels(prometheus, cluster_id)
         try_coverage(cluster)
         os.killpg(load.pid, signal.SIGTERM)
