@@ -1,7 +1,9 @@
 //! Replacing the whole content: staged beside it, then put in its place by one command.
 //!
 //! A restore never lowers an index: every entry and the table get the log index of the commit, and with it every list,
-//! empty or not. So nobody who waits for a change misses the restore. Flags, create index and lock index are kept.
+//! empty or not. So nobody who waits for a change misses the restore. Flags and create index are kept. A lock index grows
+//! beyond what it was here and what it is in the archive: whoever holds a lock from before is told apart from whoever
+//! takes it afterwards.
 
 use crate::codec::{DecodeError, Reader};
 use crate::command::StagedEntry;
@@ -48,9 +50,8 @@ fn stage(w: &mut Writes<'_>, id: &[u8; 16], entries: &[StagedEntry<'_>]) -> Resu
         return Ok(Outcome::Refused(why));
     }
     for entry in entries {
-        let numbers = [entry.flags, entry.create_index, entry.lock_index].map(u64::to_le_bytes);
-        let parts: [&[u8]; 3] = [&[RECORD_VERSION], numbers.as_flattened(), entry.value];
-        w.tables.staged.put_parts(&mut w.txn, entry.key, &parts)?;
+        let head = StagedHead { flags: entry.flags, create_index: entry.create_index, lock_index: entry.lock_index };
+        w.tables.staged.put_parts(&mut w.txn, entry.key, &[&head.encode(), entry.value])?;
     }
     Ok(Outcome::Restored { entries: w.tables.staged.len(&w.txn)? })
 }
@@ -64,6 +65,7 @@ fn commit(w: &mut Writes<'_>, index: Index, id: &[u8; 16], entries: u64) -> Resu
         let why = format!("{staged} entries are staged, the archive has {entries}: nothing was restored; begin again");
         return Ok(Outcome::Refused(why));
     }
+    raise_lock_indexes(w)?;
     w.tables.kv.clear(&mut w.txn)?;
     tombstone::clear(w)?;
     copy_staged(w, index)?;
@@ -84,6 +86,38 @@ fn abort(w: &mut Writes<'_>, id: &[u8; 16]) -> Result<Outcome, StateError> {
 fn end(w: &mut Writes<'_>) -> Result<(), StateError> {
     w.tables.staged.clear(&mut w.txn)?;
     w.tables.sm.delete(&mut w.txn, sm::RESTORE).map(|_was_there| ())
+}
+
+/// What is staged of a key gets the higher one of its two lock indexes.
+fn raise_lock_indexes(w: &mut Writes<'_>) -> Result<(), StateError> {
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let chunk = locked_chunk(w, after.as_deref())?;
+        let Some((last, _)) = chunk.last() else { return Ok(()) };
+        after = Some(last.clone());
+        for (key, lock_index) in &chunk {
+            let Some(staged) = w.tables.staged.get(&w.txn, key)?.map(<[u8]>::to_vec) else { continue };
+            let (head, value) = decode(&staged).map_err(|e| TableId::Staged.damaged(e))?;
+            let head = StagedHead { lock_index: head.lock_index.max(*lock_index), ..head };
+            w.tables.staged.put_parts(&mut w.txn, key, &[&head.encode(), value])?;
+        }
+    }
+}
+
+/// Keys behind `after` that were ever locked, with their lock indexes, as many as one round takes.
+fn locked_chunk(w: &Writes<'_>, after: Option<&[u8]>) -> Result<Vec<(Vec<u8>, u64)>, StateError> {
+    let mut chunk = Vec::new();
+    for record in w.tables.kv.range(&w.txn, after.map_or(Bound::Unbounded, Bound::Excluded))? {
+        let (key, record) = record?;
+        let (head, _) = Head::decode(record).map_err(|e| TableId::Kv.damaged(e))?;
+        if head.lock_index > 0 {
+            chunk.push((key.to_vec(), head.lock_index));
+        }
+        if chunk.len() == CHUNK_ENTRIES {
+            break;
+        }
+    }
+    Ok(chunk)
 }
 
 /// The staged records are in key order already, so the entries are appended: random puts cost ten times as much.
@@ -108,8 +142,8 @@ fn staged_chunk(w: &Writes<'_>, after: Option<&[u8]>, index: Index) -> Result<Ve
     let mut bytes = 0;
     for record in w.tables.staged.range(&w.txn, after.map_or(Bound::Unbounded, Bound::Excluded))? {
         let (key, staged) = record?;
-        let (head, value) = decode(staged, index).map_err(|e| TableId::Staged.damaged(e))?;
-        let entry = [head.encode().bytes(), value].concat();
+        let (head, value) = decode(staged).map_err(|e| TableId::Staged.damaged(e))?;
+        let entry = [head.restored(index).encode().bytes(), value].concat();
         bytes += key.len() + entry.len();
         chunk.push((key.to_vec(), entry));
         if chunk.len() == CHUNK_ENTRIES || bytes >= CHUNK_BYTES {
@@ -119,16 +153,42 @@ fn staged_chunk(w: &Writes<'_>, after: Option<&[u8]>, index: Index) -> Result<Ve
     Ok(chunk)
 }
 
-/// An archive of another cluster may carry create indexes this log has not reached, or none.
-fn decode(staged: &[u8], index: Index) -> Result<(Head, &[u8]), DecodeError> {
+/// What is staged beside a key's value.
+#[derive(Debug, Clone, Copy)]
+struct StagedHead {
+    flags: u64,
+    create_index: u64,
+    lock_index: u64,
+}
+
+impl StagedHead {
+    const BYTES: usize = 25;
+
+    fn encode(&self) -> [u8; StagedHead::BYTES] {
+        let mut bytes = [RECORD_VERSION; StagedHead::BYTES];
+        let numbers = [self.flags, self.create_index, self.lock_index].map(u64::to_le_bytes);
+        bytes[1..].copy_from_slice(numbers.as_flattened());
+        bytes
+    }
+
+    /// An archive of another cluster may carry create indexes this log has not reached, or none.
+    fn restored(self, index: Index) -> Head {
+        let create_index = match self.create_index {
+            0 => index.get(),
+            known => known.min(index.get()),
+        };
+        let lock_index = if self.lock_index == 0 { 0 } else { self.lock_index.saturating_add(1) };
+        Head { create_index, lock_index, ..Head::new(index, self.flags) }
+    }
+}
+
+fn decode(staged: &[u8]) -> Result<(StagedHead, &[u8]), DecodeError> {
     let mut from = Reader::new(staged);
     from.version("staged record version", RECORD_VERSION)?;
-    let flags = u64::from_le_bytes(from.array("flags")?);
-    let create_index = match u64::from_le_bytes(from.array("create index")?) {
-        0 => index.get(),
-        known => known.min(index.get()),
+    let head = StagedHead {
+        flags: u64::from_le_bytes(from.array("flags")?),
+        create_index: u64::from_le_bytes(from.array("create index")?),
+        lock_index: u64::from_le_bytes(from.array("lock index")?),
     };
-    // A count, not a place in the log: whoever compares it with one it saw before shall find it where it was.
-    let lock_index = u64::from_le_bytes(from.array("lock index")?);
-    Ok((Head { create_index, lock_index, ..Head::new(index, flags) }, from.rest()))
+    Ok((head, from.rest()))
 }

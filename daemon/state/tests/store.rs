@@ -388,3 +388,24 @@ fn a_view_may_be_moved_to_another_thread() {
     fn is_send<T: Send>(_: &T) {}
     is_send(&TestStore::new().store.view().unwrap());
 }
+
+#[test]
+fn a_restore_raises_every_lock_index_above_what_it_was_here_and_in_the_archive() {
+    let node = TestStore::new();
+    let id = [1; 16];
+    let restored = |index: u64, lock_index| {
+        let never = staged(b"never-locked", b"v", 0, 1);
+        let locked = StagedEntry { lock_index, ..staged(b"locked", b"v", 0, 1) };
+        node.apply(index, &Command::Restore(Restore::Begin { id }));
+        node.apply(index + 1, &Command::Restore(Restore::Stage { id, entries: vec![locked, never] }));
+        let (outcome, _) = node.apply(index + 2, &Command::Restore(Restore::Commit { id, entries: 2 }));
+        assert_eq!(outcome, Outcome::Restored { entries: 2 });
+        let view = node.store.view().unwrap();
+        assert_eq!(view.kv_get(b"never-locked").unwrap().0.unwrap().lock_index, 0);
+        view.kv_get(b"locked").unwrap().0.unwrap().lock_index
+    };
+    assert_eq!(restored(10, 4), 5);
+    assert_eq!(restored(20, 4), 6, "higher than here");
+    assert_eq!(restored(30, 9), 10, "higher than in the archive");
+    assert_eq!(restored(40, 0), 11, "whoever held it before the archive was made is told apart");
+}
