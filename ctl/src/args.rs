@@ -9,13 +9,14 @@ Examples:
   konsulctl kv put app/color blue
   konsulctl kv get app/color
   konsulctl --server http://10.0.0.1:8500,http://10.0.0.2:8500 cluster status
-  konsulctl snapshot save backup.snap
+  konsulctl snapshot save backup.kbs
 
 Environment:
   KONSUL_HTTP_ADDR, CONSUL_HTTP_ADDR   servers, where --server is not given; a comma between several
 
 Exit codes:
-  0 done, 1 failed, 2 wrong usage";
+  0 done, 1 failed, 2 wrong usage; of backups also 3 not possible as things are (nothing was changed),
+  4 damaged, 5 made by a newer version, 10 no leader";
 
 /// Command line of Konsul, the replicated key/value store.
 #[derive(Debug, Parser)]
@@ -90,9 +91,12 @@ pub(crate) enum Command {
     /// The cluster in the words of Consul's command line
     #[command(subcommand)]
     Operator(cmd::operator::Operator),
-    /// Save, restore and inspect backups
+    /// Save, verify, keep and restore backups
     #[command(subcommand)]
     Snapshot(cmd::snapshot::Snapshot),
+    /// Go on with one node when a majority is lost for good
+    #[command(subcommand)]
+    Recover(cmd::recover::Recover),
     /// Tell whether the server is alive and ready
     Health(cmd::node::Health),
     /// Print the server's metrics in Prometheus' format

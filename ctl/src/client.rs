@@ -87,6 +87,19 @@ impl ClientError {
         }
     }
 
+    /// The status of the answer, if there was one.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status { status, .. } => Some(status.as_u16()),
+            Self::Unreachable(_)
+            | Self::Timeout { .. }
+            | Self::Broken { .. }
+            | Self::Payload { .. }
+            | Self::Form { .. }
+            | Self::Decode { .. } => None,
+        }
+    }
+
     /// Whether the cluster had no leader to ask.
     pub(crate) fn is_leaderless(&self) -> bool {
         match self {
@@ -361,6 +374,11 @@ impl Answer<'_> {
     /// The index to block on next.
     pub(crate) fn index(&self) -> Option<u64> {
         self.head.headers.get(headers::INDEX)?.to_str().ok()?.parse().ok()
+    }
+
+    /// A header of the answer.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers.get(name)?.to_str().ok()
     }
 
     /// Length of the body, if announced.

@@ -35,6 +35,12 @@ impl WholeFile {
         Ok(Self { file: Some(io::BufWriter::new(file)), partial, path: path.to_owned() })
     }
 
+    /// Where somebody else writes the bytes.
+    pub(crate) fn handle(&self) -> anyhow::Result<fs::File> {
+        let file = self.file.as_ref().context("the file is complete")?;
+        file.get_ref().try_clone().with_context(|| format!("write {}", self.partial.display()))
+    }
+
     pub(crate) fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         let file = self.file.as_mut().context("the file is complete")?;
         file.write_all(bytes).with_context(|| format!("write {}", self.partial.display()))

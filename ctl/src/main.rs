@@ -15,7 +15,7 @@ mod server;
 use crate::{
     args::Args,
     client::{Client, ClientError},
-    exit::{Exit, UsageError},
+    exit::{Exit, Stopped, UsageError},
     output::{Output, ReaderGone},
 };
 use clap::Parser as _;
@@ -69,7 +69,11 @@ async fn failed(error: &anyhow::Error, context: &Context) -> Exit {
         text = format!("{text}\n{}", cmd::leaderless::diagnosis(&context.client).await);
     }
     context.output.error(&text);
-    if error.is::<UsageError>() { Exit::Usage } else { Exit::Failed }
+    match error.downcast_ref::<Stopped>() {
+        Some(stopped) => stopped.exit,
+        None if error.is::<UsageError>() => Exit::Usage,
+        None => Exit::Failed,
+    }
 }
 
 /// Help and version are no errors; everything else the parser stops at is.

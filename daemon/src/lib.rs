@@ -7,6 +7,7 @@
     allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests make files and tasks as they like")
 )]
 
+pub mod backup;
 pub mod clock;
 pub mod cluster;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod http;
 pub mod leader;
 pub mod metrics;
 pub mod node;
+pub mod offline;
 pub mod peer;
 pub mod raft;
 pub mod raft_types;

@@ -2,8 +2,8 @@
 
 use clap::Parser;
 use konsuld::config::{Args, Loaded, Start};
-use konsuld::node::{End, Node};
-use konsuld::{shutdown, telemetry};
+use konsuld::node::{End, Node, NodeError};
+use konsuld::{offline, shutdown, telemetry};
 use std::error::Error;
 use std::process::ExitCode;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -16,7 +16,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const FAILED: u8 = 1;
 /// The configuration is wrong: a restart would not help.
 const BAD_CONFIG: u8 = 2;
-/// The node was removed from its cluster: a restart would not help, nor find its place again.
+/// The node was removed from its cluster, or left behind by a recovery: a restart would not help, nor find its place again.
 const REMOVED: u8 = 3;
 
 fn main() -> ExitCode {
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let loaded = match args.start() {
         Ok(Start::Run(loaded)) => *loaded,
+        Ok(Start::Offline(work)) => return offline::run(&work, &args),
         Ok(Start::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -60,6 +61,7 @@ async fn run(loaded: Loaded, http: &Handle) -> ExitCode {
     // Verify and recover; no port is bound yet.
     let node = match Node::open(loaded) {
         Ok(node) => node,
+        Err(error @ NodeError::LeftBehind { .. }) => return failed(&error, REMOVED),
         Err(error) => return failed(&error, FAILED),
     };
     let running = match node.start(http, &stop, hangups).await {
@@ -75,6 +77,14 @@ async fn run(loaded: Loaded, http: &Handle) -> ExitCode {
         End::Removed { reason } => {
             tracing::warn!(%reason, "this node is no member any more and stops; to join anew it has to start empty");
             running.drain().await;
+            ExitCode::from(REMOVED)
+        }
+        End::LeftBehind { reason } => {
+            // Nothing is drained: it must not answer anybody any more.
+            if let Err(error) = running.stay_behind(&reason) {
+                tracing::error!(%error, "cannot write down that this node was left behind");
+            }
+            tracing::error!(%reason, "this node was left behind and stops; to rejoin it has to start empty");
             ExitCode::from(REMOVED)
         }
         End::Failed { reason } => {

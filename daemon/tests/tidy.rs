@@ -22,7 +22,7 @@ const FLOORS: [&[&str]; 11] = [
     &["leader"],
     &["http"],
     &["config"],
-    &["node"],
+    &["node", "offline"],
     &["main"],
 ];
 /// Where openraft's names may appear.

@@ -1,6 +1,7 @@
 //! `konsulctl cluster`: what Consul's API does not tell.
 
 use super::membership::{self, Change};
+use super::snapshot::{self as cmd_snapshot, Konsuld, Restore, RestoreHow, Save, Snapshot};
 use super::token;
 use crate::{
     Context,
@@ -16,6 +17,7 @@ use konsul_api::cluster::{
     TransferAnswer, TransferRequest,
 };
 use konsul_api::token::Token;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Forming and joining take a few elections, or a copy of the data.
@@ -50,8 +52,15 @@ pub(crate) enum Cluster {
     Leader,
     /// List the members
     Peers,
-    /// Have the answering node snapshot its state, so that its log can be purged
-    Snapshot,
+    /// Have the answering node snapshot its state, so that its log can be purged; or save and restore the whole cluster
+    #[command(
+        after_help = "Examples:\n  konsulctl cluster snapshot\n  konsulctl cluster snapshot save --file backup.kbs\n  \
+            konsulctl cluster snapshot restore --file backup.kbs --dry-run"
+    )]
+    Snapshot {
+        #[command(subcommand)]
+        what: Option<Whole>,
+    },
     /// Hand leadership to another voter
     #[command(
         after_help = "Examples:\n  konsulctl cluster transfer-leadership\n  konsulctl cluster transfer-leadership --to n2"
@@ -107,6 +116,27 @@ pub(crate) enum Cluster {
     RevokeToken(token::Revoke),
 }
 
+/// The whole state, as `konsulctl snapshot` has it.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Whole {
+    /// As `konsulctl snapshot save`
+    Save {
+        /// The file
+        #[arg(long)]
+        file: PathBuf,
+        #[command(flatten)]
+        konsuld: Konsuld,
+    },
+    /// As `konsulctl snapshot restore`
+    Restore {
+        /// A file written by `snapshot save`
+        #[arg(long)]
+        file: PathBuf,
+        #[command(flatten)]
+        how: RestoreHow,
+    },
+}
+
 /// A warning that was read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Force {
@@ -122,7 +152,13 @@ pub(crate) async fn run(cluster: Cluster, context: &Context) -> anyhow::Result<E
         Cluster::Status => status(context).await,
         Cluster::Leader => leader(context).await,
         Cluster::Peers => peers(context).await,
-        Cluster::Snapshot => snapshot(context).await,
+        Cluster::Snapshot { what: None } => snapshot(context).await,
+        Cluster::Snapshot { what: Some(Whole::Save { file, konsuld }) } => {
+            cmd_snapshot::run(Snapshot::Save(Save::to_file(file, konsuld)), context).await
+        }
+        Cluster::Snapshot { what: Some(Whole::Restore { file, how }) } => {
+            cmd_snapshot::run(Snapshot::Restore(Restore::of_file(file, how)), context).await
+        }
         Cluster::TransferLeadership { to } => transfer(to, context).await,
         Cluster::Leave { node_id, force } => membership::run(Change::Leave, node_id, force.force, context).await,
         Cluster::Remove { node, force } => membership::run(Change::Remove, Some(node), force.force, context).await,

@@ -12,6 +12,7 @@ pub(crate) mod leaderless;
 pub(crate) mod membership;
 pub(crate) mod node;
 pub(crate) mod operator;
+pub(crate) mod recover;
 pub(crate) mod snapshot;
 pub(crate) mod tls;
 pub(crate) mod token;
@@ -30,6 +31,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<E
         Command::Audit(audit) => audit::run(&audit, context).await,
         Command::Autopilot(autopilot) => autopilot::run(autopilot, context).await,
         Command::Operator(operator) => operator::run(operator, context).await,
+        Command::Recover(recover) => recover::run(recover, context),
         Command::Snapshot(snapshot) => snapshot::run(snapshot, context).await,
         Command::Health(health) => node::run_health(&health, context).await,
         Command::Metrics => node::run_metrics(context).await,

@@ -34,7 +34,7 @@ fn a_saved_snapshot_is_verified_inspected_and_restored_byte_for_byte() {
     let state = vec![7; 300_000];
     let bytes = archive(&state, &state);
     server.with(|s| s.snapshot = bytes.clone());
-    assert_code(&run(&server, dir.path(), &["snapshot", "save", "b.snap"]), 0);
+    assert_code(&run(&server, dir.path(), &["snapshot", "save", "--format", "consul", "b.snap"]), 0);
     assert_eq!(fs::read(dir.path().join("b.snap")).expect("read"), bytes);
     let output = run(&server, dir.path(), &["snapshot", "inspect", "b.snap", "--json"]);
     assert_code(&output, 0);
@@ -59,12 +59,12 @@ fn damaged_and_cut_snapshots_are_neither_saved_nor_restored() {
         [(archive(b"the state", b"other bytes"), "damaged"), (cut, "cut off"), (b"nonsense".to_vec(), "no snapshot")]
     {
         server.with(|s| s.snapshot = bytes.clone());
-        let output = run(&server, dir.path(), &["snapshot", "save", "b.snap"]);
+        let output = run(&server, dir.path(), &["snapshot", "save", "--format", "consul", "b.snap"]);
         assert_code(&output, 1);
         assert!(stderr(&output).contains(reason), "{}", stderr(&output));
         assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0, "a file was left");
         fs::write(dir.path().join("b.snap"), &bytes).expect("write");
-        assert_code(&run(&server, dir.path(), &["snapshot", "restore", "b.snap", "--yes"]), 1);
+        assert_code(&run(&server, dir.path(), &["snapshot", "restore", "b.snap", "--yes"]), 4);
         assert!(server.with(|s| s.seen.iter().all(|r| !r.starts_with("PUT"))), "it was sent to the server");
         fs::remove_file(dir.path().join("b.snap")).expect("remove");
     }

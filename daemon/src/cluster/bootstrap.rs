@@ -55,9 +55,9 @@ pub async fn begin(seat: &Seat, pool: &Pool, promise: &Promise) -> Identity {
         let mut reached = 0;
         for address in &seat.others {
             match ask(seat, pool, address).await {
-                Some(JoinAnswer::Granted { cluster_id, node_id }) => {
+                Some(JoinAnswer::Granted { cluster_id, epoch, node_id }) => {
                     tracing::info!(node = node_id, via = %address, "joined the cluster");
-                    return Identity { cluster_id, node_id, name: seat.name.clone(), former: false };
+                    return Identity { cluster_id, node_id, name: seat.name.clone(), former: false, epoch };
                 }
                 Some(JoinAnswer::NotMember { promised: given }) => {
                     reached += 1;
@@ -95,7 +95,7 @@ fn form(seat: &Seat) -> Identity {
     let cluster_id = uuid::Uuid::new_v4().into_bytes();
     let node_id = if seat.wished == 0 { 1 } else { seat.wished };
     tracing::info!(node = node_id, cluster = %uuid::Uuid::from_bytes(cluster_id), "forming a new cluster");
-    Identity { cluster_id, node_id, name: seat.name.clone(), former: true }
+    Identity { cluster_id, node_id, name: seat.name.clone(), former: true, epoch: 0 }
 }
 
 /// Asks one peer, and the leader it names.

@@ -90,7 +90,7 @@ impl Newcomer {
         let files = IdentityFiles::in_data_dir(&self.data_dir);
         let material = identity::found(&files, &mut keys, &first, Term { now_ms, life: self.life })?;
         tracing::info!(cluster = %uuid::Uuid::from_bytes(cluster_id), "founding a cluster");
-        let identity = Identity { cluster_id, node_id: FIRST, name: self.name.clone(), former: true };
+        let identity = Identity { cluster_id, node_id: FIRST, name: self.name.clone(), former: true, epoch: 0 };
         Ok(Entry { identity, material, rpc })
     }
 }
@@ -267,11 +267,11 @@ impl Way<'_> {
     }
 
     fn entered(&self, me: &Newcomer, rpc: String, admitted: Admitted) -> Result<Entry, EnterError> {
-        let Admitted { cluster_id, node_id, material, .. } = admitted;
+        let Admitted { cluster_id, epoch, node_id, material, .. } = admitted;
         let kept = IdentityFiles::in_data_dir(&me.data_dir).store(&material);
         kept.map_err(|error| EnterError::Failed { why: chain(&error) })?;
         tracing::info!(node = node_id, cluster = %uuid::Uuid::from_bytes(cluster_id), "admitted to the cluster");
-        let identity = Identity { cluster_id, node_id, name: me.name.clone(), former: false };
+        let identity = Identity { cluster_id, node_id, name: me.name.clone(), former: false, epoch };
         Ok(Entry { identity, material, rpc })
     }
 }

@@ -23,7 +23,12 @@ pub struct JoinRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JoinAnswer {
     /// A learner from now on, a voter when it is caught up.
-    Granted { cluster_id: [u8; 16], node_id: u64 },
+    Granted {
+        cluster_id: [u8; 16],
+        /// How often the cluster was recovered by force.
+        epoch: u32,
+        node_id: u64,
+    },
     /// In no cluster itself. `promised`: it leaves forming to the one who asked.
     NotMember { promised: bool },
     /// A member, but not the leader; `rpc`: where the leader listens, if known.
@@ -66,10 +71,11 @@ impl JoinAnswer {
         let mut out = Writer::new();
         out.u8(VERSION);
         match self {
-            JoinAnswer::Granted { cluster_id, node_id } => {
+            JoinAnswer::Granted { cluster_id, epoch, node_id } => {
                 out.u8(0);
                 out.raw(cluster_id);
                 out.u64(*node_id);
+                out.u64(u64::from(*epoch));
             }
             JoinAnswer::NotMember { promised } => {
                 out.u8(1);
@@ -91,7 +97,12 @@ impl JoinAnswer {
         let mut from = Reader::new(bytes);
         version(&mut from)?;
         Ok(match from.u8("join answer")? {
-            0 => JoinAnswer::Granted { cluster_id: from.array("cluster id")?, node_id: from.u64("node id")? },
+            0 => JoinAnswer::Granted {
+                cluster_id: from.array("cluster id")?,
+                node_id: from.u64("node id")?,
+                // The first version knew no epoch.
+                epoch: if from.rest().is_empty() { 0 } else { from.u32("epoch")? },
+            },
             1 => JoinAnswer::NotMember { promised: from.bool("promised")? },
             2 => {
                 let rpc = from.str("leader address")?.to_owned();
@@ -158,7 +169,7 @@ mod tests {
             JoinRequest { name: "a".into(), wished: 3, rpc: "h:1".into(), http: "http://h:2".into(), former: true };
         assert_eq!(JoinRequest::decode(&request.encode()), Ok(request));
         for answer in [
-            JoinAnswer::Granted { cluster_id: [7; 16], node_id: 9 },
+            JoinAnswer::Granted { cluster_id: [7; 16], epoch: 2, node_id: 9 },
             JoinAnswer::NotMember { promised: true },
             JoinAnswer::NotLeader { rpc: None },
             JoinAnswer::NotLeader { rpc: Some("h:1".into()) },

@@ -2,7 +2,7 @@
 
 use super::keys;
 use super::settings::{Given, Origin, Problem};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
 /// One node of a Konsul cluster: a replicated key/value store that speaks Consul's HTTP API.
@@ -48,12 +48,74 @@ pub struct Args {
     /// Any other key; may be repeated
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     set: Vec<String>,
+    /// Look at files instead of running a node
+    #[command(subcommand)]
+    pub offline: Option<Offline>,
     /// Check the configuration and exit: 0 valid, 2 not
     #[arg(long)]
     pub check_config: bool,
     /// Print a configuration file with every key, its default and what it means, and exit
     #[arg(long)]
     pub print_default_config: bool,
+}
+
+/// Work on files, while no node runs with them. The answer is JSON on standard output.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Offline {
+    /// Look at an archive of the state
+    #[command(subcommand)]
+    Archive(OfflineArchive),
+    /// Look at the data of a node that does not run, or change it
+    #[command(subcommand)]
+    Data(OfflineData),
+}
+
+/// What `konsulctl recover` has done by the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum OfflineData {
+    /// Read what is left of a node: 0 read, 3 not possible as things are
+    Inspect {
+        /// Its data directory [default: that of the configuration]
+        dir: Option<PathBuf>,
+    },
+    /// Restore an archive into the data directory of the configuration, which must not exist or be empty, as the only node
+    /// of the archive's cluster, in a new recovery epoch: 0 done, 3 not possible as things are, 4 damaged
+    Restore {
+        /// The archive
+        file: PathBuf,
+    },
+    /// Make the configured node the only voter of its cluster, after a majority is lost for good; `konsulctl recover` knows
+    /// when that is right
+    Recover {
+        /// The node's id
+        #[arg(long, value_name = "ID")]
+        node_id: u64,
+        /// Term of its last entry
+        #[arg(long, value_name = "TERM")]
+        term: u64,
+        /// Index of its last entry
+        #[arg(long, value_name = "INDEX")]
+        index: u64,
+    },
+}
+
+/// What `konsulctl snapshot` has done by the daemon, which alone knows how to read a state.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum OfflineArchive {
+    /// Check every byte of an archive and tell what it is: 0 good, 4 damaged, 5 made by a newer version
+    Inspect {
+        /// The archive
+        file: PathBuf,
+    },
+    /// Restore an archive on trial, into a state that is thrown away, and compare the digest: 0 good, 4 damaged, 5 made by
+    /// a newer version
+    Verify {
+        /// The archive
+        file: PathBuf,
+        /// Directory with room for the whole state [default: the directory for temporary files]
+        #[arg(long, value_name = "DIR")]
+        scratch: Option<PathBuf>,
+    },
 }
 
 impl Args {

@@ -15,12 +15,13 @@ mod settings;
 mod validate;
 mod value;
 
-pub use args::Args;
+pub use args::{Args, Offline, OfflineArchive, OfflineData};
 pub use reread::{Again, Loaded};
 pub use settings::Problem;
 
 use crate::cluster::discovery::{AwsEnvironment, DiscoveryConfig};
 use crate::http::HttpConfig;
+use crate::storage::StorageConfig;
 use crate::telemetry::LogConfig;
 use crate::tls::{TlsConfig, TlsVersion};
 use settings::{Origin, Settings};
@@ -205,6 +206,8 @@ pub enum Start {
     Run(Box<Loaded>),
     /// Print this and exit with 0.
     Print(String),
+    /// Work on files.
+    Offline(Offline),
 }
 
 /// The layers above the defaults, read but not yet understood.
@@ -235,11 +238,35 @@ impl Args {
         if self.print_default_config {
             return Ok(Start::Print(keys::default_file()));
         }
+        // Needs no configuration, or another part of it.
+        if let Some(work) = &self.offline {
+            return Ok(Start::Offline(work.clone()));
+        }
         let loaded = Loaded::load(self)?;
         if self.check_config {
             return Ok(Start::Print("configuration is valid\n".into()));
         }
         Ok(Start::Run(Box::new(loaded)))
+    }
+}
+
+/// Newest log entries in memory; replication and apply read them from here.
+const TAIL_BYTES_MAX: usize = 16 << 20;
+
+impl Config {
+    /// Where and how the storage lies.
+    pub fn storage(&self) -> StorageConfig {
+        let size = |bytes: u64| usize::try_from(bytes).expect("addresses have 64 bits");
+        let storage = &self.storage;
+        StorageConfig {
+            data_dir: storage.data_dir.clone(),
+            state_dir: storage.state_dir.clone(),
+            map_bytes_max: size(storage.map_bytes),
+            prezero_bytes: storage.log_prealloc_bytes,
+            prezero_step_bytes: storage.log_prealloc_step_bytes,
+            tail_bytes_max: TAIL_BYTES_MAX,
+            payload_bytes_max: size(self.raft.payload_bytes),
+        }
     }
 }
 

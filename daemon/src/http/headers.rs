@@ -14,6 +14,7 @@ pub(super) mod name {
     pub(in crate::http) const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
     pub(in crate::http) const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
     pub(in crate::http) const LEADER_REDIRECT: HeaderName = HeaderName::from_static("x-leader-redirect");
+    pub(in crate::http) const ARCHIVE: HeaderName = HeaderName::from_static("x-konsul-archive");
     pub(in crate::http) const LEADER: HeaderName = HeaderName::from_static("x-leader");
     pub(in crate::http) const LEADER_URL: HeaderName = HeaderName::from_static("x-leader-url");
 }
@@ -27,6 +28,7 @@ pub(super) mod value {
     pub(in crate::http) const RAW: HeaderValue = HeaderValue::from_static("text/plain");
     pub(in crate::http) const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
     pub(in crate::http) const GZIP_FILE: HeaderValue = HeaderValue::from_static("application/x-gzip");
+    pub(in crate::http) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
     pub(in crate::http) const OPENMETRICS: HeaderValue =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     pub(in crate::http) const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("Accept-Encoding");
@@ -111,6 +113,7 @@ mod tests {
             (name::LEADER_REDIRECT, api::LEADER_REDIRECT),
             (name::LEADER, api::LEADER),
             (name::LEADER_URL, api::LEADER_URL),
+            (name::ARCHIVE, konsul_api::archive::ARCHIVE),
         ] {
             assert_eq!(ours.as_str(), published.to_ascii_lowercase());
         }

@@ -6,6 +6,7 @@
 mod agent;
 mod archive;
 mod autopilot;
+mod backup;
 mod batch;
 mod blocking;
 mod body;

@@ -59,6 +59,10 @@ pub(super) enum Handler {
     AgentSelf,
     SnapshotSave,
     SnapshotRestore,
+    ArchiveSave,
+    BackupStatus,
+    BackupReport,
+    ArchiveRestore,
     ClusterStatus,
     ClusterLeader,
     ClusterPeers,
@@ -166,6 +170,8 @@ const AFTER: Param = param("after", "Only the rows behind the one with this id."
 const PEER_ID: Param = param("id", "UUID of the member, or its node id.");
 const PEER_ADDRESS: Param = param("address", "`IP:port` of the member between nodes.");
 const CAS_AUTOPILOT: Param = param("cas", "Write only if the configuration's ModifyIndex is this.");
+const DRY_RUN: Param = param("dry-run", "Verify everything, tell what would be, and change nothing.");
+const ALLOW_CLUSTER_CHANGE: Param = param("allow-cluster-change", "Also if the archive is another cluster's.");
 const REDIRECT: Param = param("leader_redirect", "1: answer 307 with the leader's URL instead of forwarding.");
 
 /// Every route, those that are asked for most first.
@@ -226,6 +232,37 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
     },
     cluster(Method::Put, CLUSTER_SNAPSHOT, Handler::ClusterSnapshot, CLUSTER_SNAPSHOT_SUMMARY),
     cluster(Method::Post, CLUSTER_SNAPSHOT, Handler::ClusterSnapshot, CLUSTER_SNAPSHOT_SUMMARY),
+    Route {
+        acl: Acl::Management,
+        reads: Reads::Consistency,
+        params: &[],
+        ..cluster(Method::Get, ARCHIVE, Handler::ArchiveSave, "Save the whole state as an archive that proves itself")
+    },
+    Route {
+        acl: Acl::Management,
+        params: &[DRY_RUN, ALLOW_CLUSTER_CHANGE, PRETTY, REDIRECT],
+        ..cluster_write(
+            Method::Put,
+            Pattern::Exact(ARCHIVE),
+            Handler::ArchiveRestore,
+            "Replace every key by those of an archive",
+        )
+    },
+    Route {
+        reads: Reads::Consistency,
+        ..cluster(
+            Method::Get,
+            BACKUP,
+            Handler::BackupStatus,
+            "The last backup that was kept, and the last one verified",
+        )
+    },
+    cluster_write(
+        Method::Put,
+        Pattern::Exact(BACKUP),
+        Handler::BackupReport,
+        "Tell that a backup was kept or verified",
+    ),
     cluster(Method::Put, TRANSFER, Handler::ClusterTransfer, TRANSFER_SUMMARY),
     cluster(Method::Post, TRANSFER, Handler::ClusterTransfer, TRANSFER_SUMMARY),
     cluster_write(Method::Post, Pattern::Exact(JOIN_TOKEN), Handler::JoinTokenCreate, "Make a join token"),
@@ -326,13 +363,15 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
     read(Pattern::Exact("/"), Handler::Root, Reads::Nothing, "A greeting"),
 ];
 
-const ROUTE_COUNT: usize = 43;
+const ROUTE_COUNT: usize = 47;
 const BATCH: &str = "/v1/batch";
 const BATCH_SUMMARY: &str = "Many key/value writes in one log entry";
 const SNAPSHOT: &str = "/v1/snapshot";
 const CLUSTER_SNAPSHOT: &str = "/v1/cluster/snapshot";
 const CLUSTER_SNAPSHOT_SUMMARY: &str =
     "Build a snapshot of this node's state for itself, so that its log can be purged";
+const BACKUP: &str = "/v1/cluster/backup";
+const ARCHIVE: &str = "/v1/cluster/archive";
 const JOIN_TOKEN: &str = "/v1/cluster/join-token";
 const TRANSFER: &str = "/v1/cluster/transfer-leadership";
 const TRANSFER_SUMMARY: &str = "Move the leadership to a named node, or to the best one";

@@ -9,7 +9,7 @@ use super::query::Query;
 use super::reception::GREETING;
 use super::router::{self, Errors, Found, Handler, ROUTES, Route, Writes};
 use super::{
-    agent, autopilot, batch, ca, cluster, health, join_token, kv, membership, metrics, openapi, operator, path,
+    agent, autopilot, backup, batch, ca, cluster, health, join_token, kv, membership, metrics, openapi, operator, path,
     reception, snapshot, status as consul_status, txn,
 };
 use flate2::{Compression, write::GzEncoder};
@@ -125,6 +125,10 @@ async fn dispatch(
         Handler::AgentSelf => Ok(agent::describe(context, ask)),
         Handler::SnapshotSave => Box::pin(snapshot::save(context, ask)).await,
         Handler::SnapshotRestore => Box::pin(snapshot::restore(context, ask, body)).await,
+        Handler::ArchiveSave => Box::pin(backup::save(context, ask)).await,
+        Handler::BackupStatus => Box::pin(backup::status(context, ask)).await,
+        Handler::BackupReport => Box::pin(backup::report(context, ask, body)).await,
+        Handler::ArchiveRestore => Box::pin(backup::restore(context, ask, body)).await,
         Handler::ClusterStatus => Ok(cluster::status(context, ask)),
         Handler::ClusterLeader => cluster::leader(context, ask),
         Handler::ClusterPeers => Ok(cluster::peers(context, ask)),

@@ -8,14 +8,15 @@ use super::body::Body;
 use super::context::{Ask, Context};
 use super::error::{ApiError, status};
 use super::headers::{self, value};
-use super::state_file::{Record, StateReader, StateWriter, Written};
+use super::state_file::{StateReader, StateWriter, Written};
 use super::upload::{self, Limit};
+use crate::backup::{self, Chunker};
 use crate::raft::{Consensus, Status};
+use crate::telemetry::chain;
 use bytes::Bytes;
 use hyper::Response;
 use hyper::body::Incoming;
-use konsul_state::{Command, Index, Outcome, Restore, View};
-use std::error::Error;
+use konsul_state::{Index, View};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::Path;
@@ -24,8 +25,6 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-/// Entries of one log entry, in bytes of keys and values.
-const STAGE_BYTES_MAX: usize = 256 * 1024;
 /// Pieces of an answer that wait for a slow client.
 const CHUNKS_WAITING_MAX: usize = 4;
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -55,11 +54,11 @@ pub(super) async fn save(context: &Context, ask: &Ask<'_>) -> Result<Response<Bo
     Ok(response)
 }
 
-fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, ApiError> {
+pub(super) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, ApiError> {
     result.map_err(|error| ApiError::Unexpected { what: error.to_string() })
 }
 
-fn work_file(doing: &'static str, dir: &Path) -> impl FnOnce(io::Error) -> ApiError {
+pub(super) fn work_file(doing: &'static str, dir: &Path) -> impl FnOnce(io::Error) -> ApiError {
     let dir = dir.display().to_string();
     move |source| ApiError::WorkFile { doing, dir, source }
 }
@@ -139,16 +138,11 @@ pub(super) async fn restore(context: &Context, ask: &Ask<'_>, body: Incoming) ->
 
 /// The whole chain of causes in one text, status 500 as Consul has it.
 fn refused(error: &ArchiveError) -> ApiError {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    ApiError::refused(text)
+    ApiError::refused(chain(error))
 }
 
-async fn receive(mut body: Incoming, dir: &Path, limit: Limit) -> Result<File, ApiError> {
+/// The body in a file without a name.
+pub(super) async fn receive(mut body: Incoming, dir: &Path, limit: Limit) -> Result<File, ApiError> {
     limit.check(&body)?;
     let file = archive::unnamed_file(dir).map_err(work_file("make a temporary file", dir))?;
     let mut file = tokio::fs::File::from_std(file);
@@ -166,70 +160,27 @@ async fn receive(mut body: Incoming, dir: &Path, limit: Limit) -> Result<File, A
 
 /// Puts the verified entries in place of everything.
 async fn replace(consensus: Consensus, tasks: TaskTracker, verified: Verified) -> Result<(), ApiError> {
-    let id = *uuid::Uuid::new_v4().as_bytes();
     let entries = verified.records;
-    step(&consensus, Restore::Begin { id }).await?;
-    let mut done = stage(&consensus, &tasks, id, verified).await;
-    if done.is_ok() {
-        done = step(&consensus, Restore::Commit { id, entries }).await.map(drop);
-    }
-    if let Err(error) = &done {
-        tracing::warn!(error = %error, "restore failed; what was staged is dropped");
-        if let Err(error) = step(&consensus, Restore::Abort { id }).await {
-            tracing::warn!(error = %error, "what a failed restore staged stays until the next restore begins");
-        }
-    }
-    done
+    let reader = verified.reader().map_err(|error| refused(&error))?;
+    let (chunker, chunks) = Chunker::channel();
+    let reading = tasks.spawn_blocking(move || read(reader, chunker));
+    // It ends when nobody takes its entries any more.
+    drop(reading);
+    backup::replace(&consensus, entries, chunks).await?;
+    Ok(())
 }
 
-type Records = StateReader<BufReader<File>>;
-
-async fn stage(consensus: &Consensus, tasks: &TaskTracker, id: [u8; 16], verified: Verified) -> Result<(), ApiError> {
-    let mut reader = verified.reader().map_err(|error| refused(&error))?;
-    let mut staged = 0;
+/// Sends every record.
+fn read(mut reader: StateReader<BufReader<File>>, mut to: Chunker) {
     loop {
-        let read = tasks.spawn_blocking(move || chunk(&mut reader).map(|records| (records, reader)));
-        let (records, rest) = joined(read.await)?.map_err(|error| refused(&error))?;
-        reader = rest;
-        if records.is_empty() {
-            return Ok(());
+        match reader.next() {
+            Ok(Some(record)) => {
+                if to.put(record).is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return to.end(Ok(())),
+            Err(error) => return to.end(Err(chain(&error))),
         }
-        let entries = records.iter().map(Record::staged).collect();
-        let total = step(consensus, Restore::Stage { id, entries }).await?;
-        staged += u64::try_from(records.len()).expect("usize is at most 64 bits");
-        if total != staged {
-            let text =
-                format!("restore failed: {total} entries are staged instead of {staged}; is another one running?");
-            return Err(ApiError::refused(text));
-        }
-    }
-}
-
-/// The next records, as many as one log entry takes; none at the end.
-fn chunk(reader: &mut Records) -> Result<Vec<Record>, ArchiveError> {
-    let mut records = Vec::new();
-    let mut bytes = 0;
-    while bytes < STAGE_BYTES_MAX {
-        let Some(record) = reader.next().map_err(|source| ArchiveError::State { source })? else {
-            break;
-        };
-        bytes += record.key.len() + record.value.len();
-        records.push(record);
-    }
-    Ok(records)
-}
-
-/// One step of the restore; how many entries there are after it.
-async fn step(consensus: &Consensus, step: Restore<'_>) -> Result<u64, ApiError> {
-    match consensus.propose(&Command::Restore(step)).await?.outcome {
-        Outcome::Restored { entries } => Ok(entries),
-        Outcome::None => Ok(0),
-        Outcome::Refused(text) => Err(ApiError::refused(text)),
-        other @ (Outcome::Written(_)
-        | Outcome::Txn(_)
-        | Outcome::Batch { .. }
-        | Outcome::Admitted { .. }
-        | Outcome::TokenUsed(_)
-        | Outcome::Group(_)) => Err(ApiError::unexpected(&other)),
     }
 }

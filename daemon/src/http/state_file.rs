@@ -3,7 +3,8 @@
 //! Magic, version (u32), then records (tag 1; key and value with u32 lengths; flags, lock, create and modify index as
 //! u64), then the trailer (tag 0; number of records as u64; SHA-256 of everything before). Little-endian.
 
-use konsul_state::{Entry, KEY_BYTES_MAX, StagedEntry};
+use crate::backup::KeyEntry;
+use konsul_state::{Entry, KEY_BYTES_MAX};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read, Write};
 
@@ -33,29 +34,6 @@ pub(super) enum StateFileError {
         "the value of record {record} has {bytes} bytes, `http.value_bytes_max` is {max}: raise it to restore this"
     )]
     ValueTooLong { record: u64, bytes: u64, max: u64 },
-}
-
-/// One entry, read back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) key: Vec<u8>,
-    pub(super) value: Vec<u8>,
-    pub(super) flags: u64,
-    pub(super) lock_index: u64,
-    pub(super) create_index: u64,
-}
-
-impl Record {
-    /// As it goes into the log.
-    pub(super) fn staged(&self) -> StagedEntry<'_> {
-        StagedEntry {
-            key: &self.key,
-            value: &self.value,
-            flags: self.flags,
-            create_index: self.create_index,
-            lock_index: self.lock_index,
-        }
-    }
 }
 
 /// Writes a state file and hashes what it writes.
@@ -148,7 +126,7 @@ impl<R: Read> StateReader<R> {
     }
 
     /// The next record; `None` after the last one, when the trailer proved everything.
-    pub(super) fn next(&mut self) -> Result<Option<Record>, StateFileError> {
+    pub(super) fn next(&mut self) -> Result<Option<KeyEntry>, StateFileError> {
         if self.ended {
             return Ok(None);
         }
@@ -161,7 +139,7 @@ impl<R: Read> StateReader<R> {
         }
     }
 
-    fn record(&mut self) -> Result<Record, StateFileError> {
+    fn record(&mut self) -> Result<KeyEntry, StateFileError> {
         let key_bytes_max = u64::try_from(KEY_BYTES_MAX).expect("a small number");
         let key_bytes = self.length()?;
         if key_bytes == 0 || key_bytes > key_bytes_max {
@@ -183,7 +161,7 @@ impl<R: Read> StateReader<R> {
         let create_index = self.number()?;
         let _modify_index = self.number()?;
         self.records += 1;
-        Ok(Record { key, value, flags, lock_index, create_index })
+        Ok(KeyEntry { key, value, flags, lock_index, create_index })
     }
 
     fn trailer(&mut self) -> Result<(), StateFileError> {
@@ -264,7 +242,7 @@ mod tests {
         (bytes, written)
     }
 
-    fn read(bytes: &[u8]) -> Result<Vec<Record>, StateFileError> {
+    fn read(bytes: &[u8]) -> Result<Vec<KeyEntry>, StateFileError> {
         let mut reader = StateReader::start(bytes, 100)?;
         let mut records = Vec::new();
         while let Some(record) = reader.next()? {
@@ -281,7 +259,7 @@ mod tests {
         assert_eq!(written.bytes, u64::try_from(bytes.len()).unwrap());
         assert_eq!(written.sha256, <[u8; 32]>::from(Sha256::digest(&bytes)));
         let records = read(&bytes).unwrap();
-        let first = Record { key: b"a".to_vec(), value: b"value".to_vec(), flags: 4, lock_index: 3, create_index: 2 };
+        let first = KeyEntry { key: b"a".to_vec(), value: b"value".to_vec(), flags: 4, lock_index: 3, create_index: 2 };
         assert_eq!((records.len(), &records[0]), (2, &first));
     }
 

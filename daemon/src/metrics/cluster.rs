@@ -1,5 +1,6 @@
 //! Who joins, who is refused, what the audit keeps.
 
+use super::Gauge;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use prometheus_client::registry::Registry;
 
@@ -10,6 +11,7 @@ type OneLabel = [(&'static str, &'static str); 1];
 pub struct ClusterMetrics {
     pub audit_suppressed: Counter,
     pub audit_lost: Counter,
+    pub recovery_epoch: Gauge,
     joins: Family<OneLabel, Counter>,
 }
 
@@ -62,7 +64,7 @@ impl JoinMetric {
 impl ClusterMetrics {
     #[rustfmt::skip]
     pub(super) fn new(registry: &mut Registry) -> ClusterMetrics {
-        let cluster = ClusterMetrics { audit_suppressed: Counter::default(), audit_lost: Counter::default(), joins: Family::default() };
+        let cluster = ClusterMetrics { audit_suppressed: Counter::default(), audit_lost: Counter::default(), recovery_epoch: Gauge::default(), joins: Family::default() };
         // A series that appears with its first event has no zero before it, and `rate()` misses that event.
         for result in JoinMetric::ALL {
             drop(cluster.joins.get_or_create(&[("result", result.word())]));
@@ -70,6 +72,7 @@ impl ClusterMetrics {
         registry.register("join_attempts", "Attempts to join that this node decided, by result; a rise of anything but granted means somebody guesses, or holds an old token", cluster.joins.clone());
         registry.register("audit_suppressed", "Refused attempts to join without a row of their own in the audit; a rise means somebody tries often", cluster.audit_suppressed.clone());
         registry.register("audit_lost", "Events that are in this node's log only, because the audit could not be written for long", cluster.audit_lost.clone());
+        registry.register("recovery_epoch", "How often the cluster was recovered by force, as this node knows; a rise means somebody went on with one node", cluster.recovery_epoch.clone());
         cluster
     }
 

@@ -5,6 +5,7 @@
 //! values: peers, reasons and operations.
 
 mod autopilot;
+mod backup;
 mod cluster;
 mod discovery;
 mod http;
@@ -16,6 +17,7 @@ mod reload;
 mod storage;
 
 pub use autopilot::{AutopilotMetrics, Removed};
+pub use backup::{BackupKind, BackupMetrics};
 pub use cluster::{ClusterMetrics, JoinMetric};
 pub use discovery::{DiscoveryMethodLabel, DiscoveryMetrics};
 pub use http::{Endpoint, HttpMetrics, Request};
@@ -60,6 +62,7 @@ const SNAPSHOT_SECONDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 
 pub struct Metrics {
     registry: Arc<Registry>,
     pub autopilot: AutopilotMetrics,
+    pub backup: BackupMetrics,
     pub cluster: ClusterMetrics,
     pub discovery: DiscoveryMetrics,
     pub http: HttpMetrics,
@@ -84,6 +87,7 @@ impl Metrics {
         let storage = StorageMetrics::new(konsul);
         Metrics {
             autopilot: AutopilotMetrics::new(konsul),
+            backup: BackupMetrics::new(konsul),
             cluster: ClusterMetrics::new(konsul),
             discovery: DiscoveryMetrics::new(konsul),
             http: HttpMetrics::new(konsul),

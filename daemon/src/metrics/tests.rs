@@ -14,6 +14,11 @@ const NAMES: &[&str] = &[
     "konsul_autopilot_promoted counter",
     "konsul_autopilot_removed counter",
     "konsul_autopilot_server_healthy gauge",
+    "konsul_backup_archived_index gauge",
+    "konsul_backup_last_success_timestamp_seconds gauge",
+    "konsul_backup_last_verified_timestamp_seconds gauge",
+    "konsul_backup_rehearsal_seconds gauge",
+    "konsul_backup_size_bytes gauge",
     "konsul_build_info gauge",
     "konsul_blocking_queries gauge",
     "konsul_discovery_contact_points gauge",
@@ -59,6 +64,7 @@ const NAMES: &[&str] = &[
     "konsul_raft_snapshots counter",
     "konsul_raft_term gauge",
     "konsul_raft_voters gauge",
+    "konsul_recovery_epoch gauge",
     "konsul_reloads counter",
     "konsul_store_commit_seconds histogram",
     "konsul_store_free_bytes gauge",
@@ -92,6 +98,9 @@ fn busy() -> String {
     metrics.identity.ends(&[(CertificateMetric::Node, 1_800_000_000_000)]);
     for op in [SnapshotOp::Build, SnapshotOp::Send, SnapshotOp::Install] {
         metrics.storage.snapshots.count(op, true, Duration::from_millis(120));
+    }
+    for kind in [BackupKind::Saved, BackupKind::Verified] {
+        metrics.backup.set(kind, (1_800_000_000_000, 17), 508, 12_345);
     }
     metrics.encode()
 }

@@ -13,28 +13,12 @@ use crate::metrics::Metrics;
 use crate::peer::{LocalIdentity, Transport};
 use crate::raft::{Consensus, RaftConfig, node_uuid};
 use crate::raft_types::NodeInfo;
-use crate::storage::{Identity, StorageConfig};
+use crate::storage::Identity;
 use crate::tls::{Tls, TlsError};
 use std::path::PathBuf;
 
-/// Newest log entries in memory; replication and apply read them from here.
-const TAIL_BYTES_MAX: usize = 16 << 20;
-
 fn size(bytes: u64) -> usize {
     usize::try_from(bytes).expect("addresses have 64 bits")
-}
-
-pub(super) fn storage(config: &Config) -> StorageConfig {
-    let storage = &config.storage;
-    StorageConfig {
-        data_dir: storage.data_dir.clone(),
-        state_dir: storage.state_dir.clone(),
-        map_bytes_max: size(storage.map_bytes),
-        prezero_bytes: storage.log_prealloc_bytes,
-        prezero_step_bytes: storage.log_prealloc_step_bytes,
-        tail_bytes_max: TAIL_BYTES_MAX,
-        payload_bytes_max: size(config.raft.payload_bytes),
-    }
 }
 
 pub(super) fn raft(config: &Config) -> RaftConfig {
@@ -129,7 +113,7 @@ pub(super) fn local(config: &Config, identity: Option<&Identity>) -> LocalIdenti
         cluster_id: identity.map(|i| i.cluster_id),
         node_id: identity.map_or(0, |i| i.node_id),
         name: config.node.name.clone(),
-        epoch: 0,
+        epoch: identity.map_or(0, |i| i.epoch),
     }
 }
 

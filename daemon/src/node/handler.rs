@@ -105,7 +105,10 @@ impl Handler {
         };
         let info = NodeInfo { name: request.name, rpc: request.rpc, http: request.http };
         match consensus.admit(request.wished, info, konsul_state::Role::Voter).await {
-            Ok(node_id) => JoinAnswer::Granted { cluster_id: consensus.identity().cluster_id, node_id },
+            Ok(node_id) => {
+                let identity = consensus.identity();
+                JoinAnswer::Granted { cluster_id: identity.cluster_id, epoch: identity.epoch, node_id }
+            }
             Err(AdmitError::NotLeader) => {
                 JoinAnswer::NotLeader { rpc: consensus.leader().map(|leader| leader.info.rpc) }
             }

@@ -5,6 +5,7 @@ mod enter;
 mod handler;
 mod reload;
 
+use crate::backup;
 use crate::clock::Clock;
 use crate::cluster::audit::Audit;
 use crate::cluster::ca::SealingError;
@@ -15,13 +16,14 @@ use crate::cluster::lobby::{self, Lobby};
 use crate::cluster::token::{BadToken, Token};
 use crate::cluster::{self, Promise};
 use crate::config::{Config, Loaded};
+use crate::durable::DurableError;
 use crate::http::{self, LiveLimits};
 use crate::leader;
 use crate::metrics::Metrics;
 use crate::peer::{self, Limits, Pool, Transport};
 use crate::raft::{Consensus, Parts, StartError};
 use crate::shutdown::Hangups;
-use crate::storage::{Identity, OpenError, Space, SpaceConfig, Storage};
+use crate::storage::{self, Identity, OpenError, Space, SpaceConfig, Storage};
 use crate::watch::Watches;
 use handler::Handler;
 use reload::Reloader;
@@ -59,6 +61,7 @@ pub struct Running {
     http: tokio::task::JoinHandle<()>,
     stop_http: CancellationToken,
     stop_peers: CancellationToken,
+    data_dir: PathBuf,
 }
 
 /// Why a node ends.
@@ -70,6 +73,8 @@ pub enum End {
     Failed { reason: String },
     /// It belongs to its cluster no more; its data is of no use to anybody.
     Removed { reason: String },
+    /// Its cluster was recovered and went on without it; it must not answer anybody any more.
+    LeftBehind { reason: String },
 }
 
 /// A node that cannot start.
@@ -83,6 +88,11 @@ pub enum NodeError {
     },
     #[error("watch the space of the data directory")]
     Space {
+        #[source]
+        source: io::Error,
+    },
+    #[error("look whether this node was left behind")]
+    Marker {
         #[source]
         source: io::Error,
     },
@@ -101,6 +111,11 @@ pub enum NodeError {
         #[source]
         source: io::Error,
     },
+    #[error(
+        "this node was left behind: {why}. Its data is kept in {data_dir}; to rejoin, move that away and start the node \
+         empty"
+    )]
+    LeftBehind { data_dir: PathBuf, why: String },
     #[error("write who this node is")]
     Identity {
         #[source]
@@ -141,7 +156,11 @@ impl Node {
         let config = loaded.config().clone();
         let clock = Clock::start();
         let metrics = Metrics::new(&config.node.name, &config.http.datacenter);
-        let wanted = build::storage(&config);
+        let wanted = config.storage();
+        let left_behind = storage::left_behind(&wanted.data_dir).map_err(|source| NodeError::Marker { source })?;
+        if let Some(why) = left_behind {
+            return Err(NodeError::LeftBehind { data_dir: wanted.data_dir, why });
+        }
         let space_config = SpaceConfig {
             data_dir: wanted.data_dir.clone(),
             reserve_bytes: config.storage.free_reserve_bytes,
@@ -218,6 +237,7 @@ impl Node {
         };
         let known = build::local(&self.config, Some(&identity));
         pool.become_member(known.clone());
+        self.metrics.cluster.recovery_epoch.set(u64::from(identity.epoch));
         let form = identity.former && self.storage.is_empty();
         let parts = Parts {
             config: build::raft(&self.config),
@@ -237,6 +257,7 @@ impl Node {
         let duties = build::duties(&self.config, &consensus, &audit, &self.metrics, self.clock, authority.as_ref());
         tasks.spawn(leader::run(duties, stop_peers.clone()));
         check_snapshots(&tasks, &consensus, &self.metrics);
+        tasks.spawn(backup::follow(consensus.clone(), self.metrics.backup.clone(), stop_peers.clone()));
 
         // Stops with HTTP: what is left is written while peers can still be reached.
         tasks.spawn(audit.clone().run(consensus.clone(), stop_http.clone()));
@@ -246,7 +267,7 @@ impl Node {
             audit: audit.clone(),
             clock: self.clock,
             token: handler.token().map(|token| Token::clone(&token)),
-            epoch: 0,
+            epoch: consensus.identity().epoch,
         };
         handler.admit_others(authority.clone(), Enroller::new(parts));
         if let Some(authority) = &authority {
@@ -262,7 +283,8 @@ impl Node {
         drop(begin_http.send(deps));
         enter::tell(asked, consensus.identity());
         tracing::info!(node = consensus.identity().node_id, name = %self.config.node.name, "serving");
-        Ok(Running { consensus, pool, tasks, http, stop_http, stop_peers })
+        let data_dir = self.config.storage.data_dir;
+        Ok(Running { consensus, pool, tasks, http, stop_http, stop_peers, data_dir })
     }
 
     /// The token of the configuration, which only a node that is in no cluster needs; and the nodes that joined each
@@ -303,8 +325,15 @@ impl Running {
         tokio::select! {
             () = stop.cancelled() => End::Asked,
             reason = self.consensus.failure() => End::Failed { reason },
-            reason = self.consensus.departure() => End::Removed { reason },
+            reason = self.consensus.departure() => {
+                if self.consensus.is_left_behind() { End::LeftBehind { reason } } else { End::Removed { reason } }
+            }
         }
+    }
+
+    /// From now on this node does not start: so that it does not serve again when it cannot reach those who went on.
+    pub fn stay_behind(&self, reason: &str) -> Result<(), DurableError> {
+        storage::leave_behind(&self.data_dir, reason)
     }
 
     /// Ends in order.
@@ -332,7 +361,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
 
 /// Opens the storage; one that is damaged beyond repair is moved aside, if others hold the data.
 fn open_storage(config: &Config, metrics: &Metrics) -> Result<Storage, NodeError> {
-    let wanted = build::storage(config);
+    let wanted = config.storage();
     let open = || Storage::open(&wanted, Watches::new(), &metrics.storage);
     let failed = |source| NodeError::Storage { data_dir: wanted.data_dir.clone(), source };
     let storage = match open() {

@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// For one address. A SYN is repeated after 1 s: trying anew is as quick, and finds a healed link at once.
@@ -161,12 +162,35 @@ pub(super) struct Dialer {
     pub(super) metrics: PeerMetrics,
     /// What protects the newest connection to each node.
     pub(super) encryption: Arc<Mutex<HashMap<u64, Encryption>>>,
+    /// That the cluster went on without this node, once a member has said so.
+    pub(super) left_behind: watch::Sender<Option<String>>,
+}
+
+impl HandshakeError {
+    /// A member said that this node is left from before a recovery of the cluster; or it was seen that it is.
+    fn says_left_behind(&self) -> Option<&str> {
+        match self {
+            HandshakeError::Refused { code: RefusedCode::Epoch, text }
+            | HandshakeError::Refusing { code: RefusedCode::LeftBehind, text } => Some(text),
+            HandshakeError::Refused { .. }
+            | HandshakeError::Refusing { .. }
+            | HandshakeError::Receive(_)
+            | HandshakeError::Send(_)
+            | HandshakeError::Malformed(_)
+            | HandshakeError::Unexpected { .. } => None,
+        }
+    }
 }
 
 impl Dialer {
     /// A connection to that node for that purpose, handshake done.
     pub(super) async fn dial(&self, target: &Target, purpose: Purpose) -> Result<(Wire, PeerIdentity), ConnectError> {
         let dialed = self.try_dial(target, purpose).await;
+        if let Err(ConnectError::Handshake { source, .. }) = &dialed
+            && let Some(why) = source.says_left_behind()
+        {
+            self.left_behind.send_replace(Some(why.to_owned()));
+        }
         match &dialed {
             Ok((wire, peer)) => {
                 let mut encryption = self.encryption.lock().expect("nothing panics while it holds the lock");
@@ -309,15 +333,15 @@ fn check_member(certified: Option<&Certified>, cluster_id: [u8; 16], node_id: u6
 }
 
 fn check_epoch(ours: u32, theirs: u32) -> Result<(), HandshakeError> {
-    let (newer, older) = match ours.cmp(&theirs) {
+    let (newer, older, code) = match ours.cmp(&theirs) {
         Ordering::Equal => return Ok(()),
-        Ordering::Greater => (ours, theirs),
-        Ordering::Less => (theirs, ours),
+        Ordering::Greater => (ours, theirs, RefusedCode::Epoch),
+        Ordering::Less => (theirs, ours, RefusedCode::LeftBehind),
     };
     let text = format!(
         "the cluster was recovered and is in epoch {newer}, the other node is left from epoch {older}; that one has to start empty and join anew"
     );
-    Err(refusing(RefusedCode::Epoch, text))
+    Err(refusing(code, text))
 }
 
 fn check_welcome(

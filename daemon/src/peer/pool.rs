@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -63,7 +64,9 @@ impl Pool {
         let stop = CancellationToken::new();
         let tasks = Tasks { tracker: TaskTracker::new(), stop: stop.clone(), runtime: Handle::current() };
         let (forward, votes, told_committed, encryption, book) = Default::default();
-        let dialer = Dialer { transport, local: Arc::new(ArcSwap::from_pointee(local)), metrics, encryption };
+        let left_behind = watch::Sender::new(None);
+        let local = Arc::new(ArcSwap::from_pointee(local));
+        let dialer = Dialer { transport, local, metrics, encryption, left_behind };
         let shared = Shared { dialer, tasks, forward, votes, told_committed, book, _stop: stop.drop_guard() };
         Pool { shared: Arc::new(shared) }
     }
@@ -81,6 +84,14 @@ impl Pool {
     /// From now on this node connects as `local`: it became a member.
     pub fn become_member(&self, local: LocalIdentity) {
         self.shared.dialer.local.store(Arc::new(local));
+    }
+
+    /// Waits until a member says that the cluster was recovered and went on without this node: its words.
+    pub async fn left_behind(&self) -> String {
+        let mut left_behind = self.shared.dialer.left_behind.subscribe();
+        let why = left_behind.wait_for(Option::is_some).await.map(|why| why.clone());
+        // The sender lives in `shared`, which `self` holds.
+        why.ok().flatten().unwrap_or_default()
     }
 
     /// What protects the newest connection to that node; `None`: there was none.

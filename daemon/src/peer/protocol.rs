@@ -174,10 +174,12 @@ pub enum RefusedCode {
     NotMember,
     /// A message that cannot be.
     Malformed,
-    /// The cluster went on without this node: it was recovered, and its epoch is another one.
+    /// The cluster went on without the client: it was recovered, and the client is left from an older epoch.
     Epoch,
     /// This id was removed from the cluster for good.
     Retired,
+    /// The server itself is left from an older epoch than the client's.
+    LeftBehind,
     /// A code of a newer version.
     Other(u8),
 }
@@ -194,6 +196,7 @@ impl RefusedCode {
             RefusedCode::Malformed => 7,
             RefusedCode::Epoch => 8,
             RefusedCode::Retired => 9,
+            RefusedCode::LeftBehind => 10,
             RefusedCode::Other(byte) => byte,
         }
     }
@@ -209,6 +212,7 @@ impl RefusedCode {
             7 => RefusedCode::Malformed,
             8 => RefusedCode::Epoch,
             9 => RefusedCode::Retired,
+            10 => RefusedCode::LeftBehind,
             other => RefusedCode::Other(other),
         }
     }

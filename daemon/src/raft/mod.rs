@@ -116,6 +116,8 @@ struct Inner {
     changing: Semaphore,
     /// Why this node belongs to the cluster no more.
     departed: watch::Sender<Option<String>>,
+    /// It does because the cluster was recovered and went on without it.
+    left_behind: AtomicBool,
     /// What the leader's autopilot published last, and in which term.
     report: Mutex<Option<(u64, Bytes)>>,
 }
@@ -232,6 +234,7 @@ impl Consensus {
                 hints: config.hints,
                 changing: Semaphore::new(1),
                 departed: watch::Sender::new(None),
+                left_behind: AtomicBool::new(false),
                 report: Mutex::default(),
                 identity,
             }),

@@ -12,6 +12,8 @@ use tokio::sync::watch;
 
 /// How often the acknowledgements of the quorum are taken over, at most: a fraction of any sensible lease.
 const FOLLOW: Duration = Duration::from_millis(4);
+/// A member that does not answer for this long is not waited for before the first campaign.
+const HEAR_ALL_MAX: Duration = Duration::from_millis(1_500);
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// A log file of more than this asks for snapshots more often, so that it can be purged.
 const LOG_BYTES_MAX: u64 = 2 << 30;
@@ -31,6 +33,8 @@ impl Consensus {
     /// Starts the followers of the raft core.
     pub(super) fn track(&self, changed: watch::Sender<u64>) {
         let (follow, campaign, keep, touch) = (self.clone(), self.clone(), self.clone(), self.clone());
+        let fence = self.clone();
+        self.inner.tasks.spawn(async move { fence.stay_behind().await });
         self.inner.tasks.spawn(async move { follow.follow(changed).await });
         self.inner.tasks.spawn(async move { campaign.begin_to_campaign().await });
         self.inner.tasks.spawn(async move { keep.housekeep().await });
@@ -119,14 +123,20 @@ impl Consensus {
         }
     }
 
-    /// A restarted voter has forgotten whom it promised not to campaign against: it waits one lease. A node that is
-    /// the only voter promised nobody.
+    /// A restarted voter has forgotten whom it promised not to campaign against: it waits one lease. And it may be left
+    /// from before a recovery of the cluster: so it first speaks to every member that can be reached, and one of the new
+    /// epoch would say so. A node that is the only voter promised nobody.
     async fn begin_to_campaign(self) {
         let alone = Vote::of(&self.inner.raft.metrics().borrow_watched()) == Vote::Only;
         if !alone {
+            let all_heard = tokio::time::timeout(HEAR_ALL_MAX, self.hear_all());
+            let lease = tokio::time::sleep(self.inner.config.lease);
             tokio::select! {
                 () = self.inner.stop.cancelled() => return,
-                () = tokio::time::sleep(self.inner.config.lease) => {}
+                (_, ()) = async { tokio::join!(all_heard, lease) } => {}
+            }
+            if self.has_departed() {
+                return;
             }
         }
         self.inner.raft.runtime_config().elect(true);

@@ -40,6 +40,11 @@ impl LogStore {
         self.ask(|done| Op::Meta { key, value, done }).await
     }
 
+    /// The vote that was saved last.
+    pub(super) fn vote(&self) -> Option<Vote> {
+        self.shared.lock().vote
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.shared.lock().last.is_none()
     }

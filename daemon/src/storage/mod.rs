@@ -3,11 +3,14 @@
 pub mod codec;
 mod env;
 mod generation;
+mod left;
 mod log_state;
 mod log_store;
 mod log_writer;
 mod prezero;
+pub mod records;
 mod recovery;
+mod scratch;
 pub mod snapshot;
 pub mod snapshot_file;
 mod space;
@@ -15,8 +18,10 @@ mod state_machine;
 mod tail;
 
 pub use env::{EnvError, EnvOptions};
+pub use left::{Left, LookError, leave_behind, left_behind, look};
 pub use log_store::{LogReader, LogStore};
 pub use recovery::{Identity, OpenError, Report, Storage, StorageConfig};
+pub use scratch::{Scratch, ScratchError};
 pub use snapshot_file::SnapshotFile;
 pub use space::{Space, SpaceConfig};
-pub use state_machine::{SnapshotBuilder, StateMachine, StateStore};
+pub use state_machine::{SnapshotBuilder, StateMachine, StateStore, position_of};

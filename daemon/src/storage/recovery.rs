@@ -56,6 +56,8 @@ pub struct Identity {
     pub name: String,
     /// It formed the cluster: an empty log then means that forming was interrupted, not that a leader will come.
     pub former: bool,
+    /// How often the cluster was recovered by force, as this node knows it.
+    pub epoch: u32,
 }
 
 /// What was found, for the log, the metrics and the health report.
@@ -223,13 +225,14 @@ impl Storage {
         out.u64(identity.node_id);
         out.str(&identity.name);
         out.bool(identity.former);
+        out.u64(u64::from(identity.epoch));
         self.log.put_meta(meta::IDENTITY, out.into_vec()).await?;
         self.identity = Some(identity);
         Ok(())
     }
 }
 
-fn lock(data_dir: &Path) -> Result<File, OpenError> {
+pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
     let path = data_dir.join("LOCK");
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed("open", &path))?;
@@ -258,19 +261,8 @@ fn open_log(config: &StorageConfig, metrics: StorageMetrics, report: &mut Report
     let path = config.data_dir.join("raft");
     let options = EnvOptions { map_bytes_max: config.map_bytes_max, readers_max: 256, durable: true };
     let env = env::open(&path, &options).map_err(|source| OpenError::Env { source })?;
-    let tables = open_tables(&env).map_err(|source| OpenError::Log { op: "open the tables", source })?;
-    let txn = env.read_txn().map_err(|source| OpenError::Log { op: "begin a read", source })?;
-    let damaged = |why: String| OpenError::DamagedLog { path: path.clone(), why };
-
-    let identity = read_meta(&txn, tables, meta::IDENTITY, identity).map_err(|e| damaged(e.to_string()))?;
-    let mut opened = Opened {
-        vote: read_meta(&txn, tables, meta::VOTE, codec::vote).map_err(|e| damaged(e.to_string()))?,
-        committed: read_meta(&txn, tables, meta::COMMITTED, codec::log_id).map_err(|e| damaged(e.to_string()))?,
-        last_purged: read_meta(&txn, tables, meta::LAST_PURGED, codec::log_id).map_err(|e| damaged(e.to_string()))?,
-        last: None,
-    };
-    opened.last = scan(&txn, tables, opened.last_purged, report).map_err(|e| damaged(e.to_string()))?;
-    drop(txn);
+    let ReadLog { tables, opened, identity, entries } = read_log(&env, &path)?;
+    report.log_entries = entries;
 
     let (purged, last) = (opened.last_purged, opened.last.max(opened.last_purged));
     let prezero = Prezero::open(&path, config.prezero_bytes, config.prezero_step_bytes);
@@ -285,6 +277,30 @@ fn open_log(config: &StorageConfig, metrics: StorageMetrics, report: &mut Report
     let payload_bytes_max = config.payload_bytes_max;
     let reader = LogReader { shared: Arc::clone(&shared), env, tables, payload_bytes_max };
     Ok(OpenedLog { store: LogStore { shared, queue, reader }, identity, purged, last })
+}
+
+/// A log of which every record was read and checked.
+pub(super) struct ReadLog {
+    pub(super) tables: Tables,
+    pub(super) opened: Opened,
+    pub(super) identity: Option<Identity>,
+    entries: u64,
+}
+
+pub(super) fn read_log(env: &Env<WithoutTls>, path: &Path) -> Result<ReadLog, OpenError> {
+    let tables = open_tables(env).map_err(|source| OpenError::Log { op: "open the tables", source })?;
+    let txn = env.read_txn().map_err(|source| OpenError::Log { op: "begin a read", source })?;
+    let damaged = |why: String| OpenError::DamagedLog { path: path.to_owned(), why };
+    let identity = read_meta(&txn, tables, meta::IDENTITY, identity).map_err(|e| damaged(e.to_string()))?;
+    let mut opened = Opened {
+        vote: read_meta(&txn, tables, meta::VOTE, codec::vote).map_err(|e| damaged(e.to_string()))?,
+        committed: read_meta(&txn, tables, meta::COMMITTED, codec::log_id).map_err(|e| damaged(e.to_string()))?,
+        last_purged: read_meta(&txn, tables, meta::LAST_PURGED, codec::log_id).map_err(|e| damaged(e.to_string()))?,
+        last: None,
+    };
+    let (last, entries) = scan(&txn, tables, opened.last_purged).map_err(|e| damaged(e.to_string()))?;
+    opened.last = last;
+    Ok(ReadLog { tables, opened, identity, entries })
 }
 
 fn open_tables(env: &Env<WithoutTls>) -> heed::Result<Tables> {
@@ -307,6 +323,8 @@ fn identity(from: &mut Reader<'_>) -> Result<Identity, DecodeError> {
         node_id: from.u64("node id")?,
         name: from.str("node name")?.to_owned(),
         former: from.bool("former")?,
+        // The first version knew no epoch.
+        epoch: if from.rest().is_empty() { 0 } else { from.u32("epoch")? },
     })
 }
 
@@ -353,15 +371,10 @@ enum ScanError {
     Hole { after: u64, found: u64 },
 }
 
-/// Reads the whole log, checks every record, and returns the last log id.
-fn scan(
-    txn: &RoTxn<'_, WithoutTls>,
-    tables: Tables,
-    purged: Option<LogId>,
-    report: &mut Report,
-) -> Result<Option<LogId>, ScanError> {
+/// Reads the whole log, checks every record, and returns the last log id and how many entries there are.
+fn scan(txn: &RoTxn<'_, WithoutTls>, tables: Tables, purged: Option<LogId>) -> Result<(Option<LogId>, u64), ScanError> {
     let purged = purged.map_or(0, |id| id.index);
-    let mut last: Option<(u64, &[u8])> = None;
+    let (mut last, mut entries): (Option<(u64, &[u8])>, u64) = (None, 0);
     for found in tables.log.iter(txn).map_err(ScanError::Read)? {
         let (key, record) = found.map_err(ScanError::Read)?;
         let (index, body) = checked_record(key, record).map_err(ScanError::Record)?;
@@ -374,11 +387,11 @@ fn scan(
             return Err(ScanError::Hole { after, found: index });
         }
         last = Some((index, body));
-        report.log_entries += 1;
+        entries += 1;
     }
-    let Some((index, body)) = last else { return Ok(None) };
+    let Some((index, body)) = last else { return Ok((None, entries)) };
     let entry = codec::entry(index, &bytes::Bytes::copy_from_slice(body)).map_err(ScanError::Decode)?;
-    Ok(Some(entry.log_id))
+    Ok((Some(entry.log_id), entries))
 }
 
 fn unverified(snapshots: &SnapshotDir) -> Result<Option<Verified>, OpenError> {

@@ -7,12 +7,13 @@
 //! whole. Two are kept, so that a damaged one can be set aside and the other used.
 
 use super::codec;
+use super::records::{Hashing, RecordReader, RecordWriter};
 use super::snapshot_file::SnapshotFile;
 use crate::raft_types::SnapshotMeta;
-use konsul_state::{DecodeError, Loader, Reader, Record, StateError, Store, View, Writer};
+use konsul_state::{DecodeError, Loader, Reader, StateError, Store, View, Writer};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write as _};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"KNSLSNAP";
@@ -20,7 +21,6 @@ const VERSION: u8 = 1;
 const END_MAGIC: &[u8; 8] = b"KNSLSEND";
 const TRAILER_BYTES: u64 = 8 + 8 + 32;
 const ZSTD_LEVEL: i32 = 1;
-const RECORD_BYTES_MAX: usize = 64 << 20;
 const META_BYTES_MAX: usize = 1 << 20;
 /// How many snapshots are kept.
 const KEPT: usize = 2;
@@ -81,25 +81,6 @@ fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SnapshotEr
     move |source| SnapshotError::File { op, path, source }
 }
 
-/// Writes through to a file and hashes what passes.
-struct Hashing<W> {
-    inner: W,
-    hash: Sha256,
-    bytes: u64,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.inner.write(buf)?;
-        self.hash.update(&buf[..n]);
-        self.bytes += u64::try_from(n).expect("a length fits 64 bits");
-        Ok(n)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 impl SnapshotDir {
     /// Opens (or makes) the directory and drops what an interrupted write left.
     pub fn open(path: PathBuf) -> Result<SnapshotDir, SnapshotError> {
@@ -111,6 +92,11 @@ impl SnapshotDir {
             }
         }
         Ok(SnapshotDir { path })
+    }
+
+    /// To look at it: nothing is dropped.
+    pub(super) fn at(path: PathBuf) -> SnapshotDir {
+        SnapshotDir { path }
     }
 
     /// Where it is.
@@ -199,7 +185,7 @@ impl SnapshotDir {
 fn write_file(tmp: &Path, meta: &SnapshotMeta, view: &View) -> Result<(u64, [u8; 32], u64), SnapshotError> {
     #[expect(clippy::disallowed_methods, reason = "a temporary file, which is synced and renamed when it is whole")]
     let file = File::create(tmp).map_err(failed("create", tmp))?;
-    let mut out = Hashing { inner: BufWriter::with_capacity(1 << 20, file), hash: Sha256::new(), bytes: 0 };
+    let mut out = Hashing::new(BufWriter::with_capacity(1 << 20, file));
     let mut head = Writer::new();
     codec::put_snapshot_meta(&mut head, meta);
     let head = head.into_vec();
@@ -211,25 +197,20 @@ fn write_file(tmp: &Path, meta: &SnapshotMeta, view: &View) -> Result<(u64, [u8;
 
     let mut stream = zstd::Encoder::new(&mut out, ZSTD_LEVEL).map_err(failed("compress", tmp))?;
     let mut records = 0;
-    let mut scratch = Vec::new();
+    let mut lines = RecordWriter::default();
     view.records(|record| {
-        let mut line = Writer::over(std::mem::take(&mut scratch));
-        line.u8(record.table);
-        line.bytes(record.key);
-        line.usize(record.value.len());
-        scratch = line.into_vec();
-        stream.write_all(&scratch).and_then(|()| stream.write_all(record.value)).map_err(failed("write", tmp))?;
-        scratch.clear();
+        lines.put(&record, &mut stream).map_err(failed("write", tmp))?;
         records += 1;
         Ok::<(), SnapshotError>(())
     })?;
     stream.finish().map_err(failed("compress", tmp))?;
 
     out.write_all(END_MAGIC).and_then(|()| out.write_all(&u64::to_le_bytes(records))).map_err(failed("write", tmp))?;
-    let digest = out.hash.clone().finalize();
+    let digest = out.sum();
     out.write_all(&digest).and_then(|()| out.flush()).map_err(failed("write", tmp))?;
-    out.inner.get_ref().sync_all().map_err(failed("sync", tmp))?;
-    Ok((records, out.hash.finalize().into(), out.bytes))
+    let (out, sha256, bytes) = out.into_parts();
+    out.get_ref().sync_all().map_err(failed("sync", tmp))?;
+    Ok((records, sha256, bytes))
 }
 
 /// Reads the whole file once and checks its trailer; nothing in it is believed before.
@@ -314,40 +295,17 @@ pub fn load(verified: &Verified, store: &Store) -> Result<(), SnapshotError> {
     let mut from = BufReader::with_capacity(1 << 20, file);
     read_head(path, &mut from)?;
     let content = zstd::Decoder::with_buffer(from).map_err(failed("decompress", path))?.single_frame();
-    let mut content = BufReader::with_capacity(1 << 20, content);
+    let content = BufReader::with_capacity(1 << 20, content);
     let load_failed = |source| SnapshotError::Load { path: path.clone(), source };
     let mut loader = Loader::new(store).map_err(load_failed)?;
-    let (mut key, mut value) = (Vec::new(), Vec::new());
+    let mut content = RecordReader::new(content);
     for _ in 0..verified.records {
-        let mut table = [0];
-        content.read_exact(&mut table).map_err(failed("read", path))?;
-        for part in [&mut key, &mut value] {
-            let len = read_len(&mut content).map_err(failed("read", path))?;
-            if len > RECORD_BYTES_MAX {
-                return Err(damaged(format!("a record of {len} bytes")));
-            }
-            part.resize(len, 0);
-            content.read_exact(part).map_err(failed("read", path))?;
-        }
-        loader.put(Record { table: table[0], key: &key, value: &value }).map_err(load_failed)?;
+        let record = content.read().map_err(failed("read", path))?;
+        loader.put(record).map_err(load_failed)?;
     }
     let loaded = loader.finish().map_err(load_failed)?;
     if loaded != verified.records {
         return Err(damaged(format!("{loaded} records, its trailer says {}", verified.records)));
     }
     Ok(())
-}
-
-/// The varint of [`Writer::usize`], from a stream.
-fn read_len(from: &mut impl Read) -> io::Result<usize> {
-    let mut bytes = [0; 10];
-    for i in 0..bytes.len() {
-        from.read_exact(&mut bytes[i..=i])?;
-        if bytes[i] & 0x80 == 0 {
-            return Reader::new(&bytes[..=i])
-                .usize("length")
-                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e));
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "a length of more than 10 bytes"))
 }

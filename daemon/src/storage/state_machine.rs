@@ -336,7 +336,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
-fn position_of(view: &View) -> Result<(Option<LogId>, StoredMembership), StateError> {
+/// Where in the log a moment of the state stands, and the membership there.
+pub fn position_of(view: &View) -> Result<(Option<LogId>, StoredMembership), StateError> {
     let Some((log_id, membership)) = view.position()? else { return Ok((None, StoredMembership::default())) };
     let damaged = |source| StateError::Record { table: "sm", source };
     let log_id = codec::log_id(&mut Reader::new(log_id)).map_err(damaged)?;

@@ -22,23 +22,42 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// Makes a [`Digest`] of records that pass by, in table and key order.
+#[derive(Debug, Clone, Default)]
+pub struct Digester {
+    hash: Sha256,
+}
+
+impl Digester {
+    /// Takes the next record in. The replication position is left out.
+    pub fn add(&mut self, record: &Record<'_>) {
+        if is_position(record) {
+            return;
+        }
+        self.hash.update([record.table]);
+        // Lengths first: the boundary between key and value is part of the state.
+        self.hash.update(u64::try_from(record.key.len()).expect("usize is at most 64 bits").to_le_bytes());
+        self.hash.update(u64::try_from(record.value.len()).expect("usize is at most 64 bits").to_le_bytes());
+        self.hash.update(record.key);
+        self.hash.update(record.value);
+    }
+
+    /// The digest of everything that passed.
+    pub fn finish(self) -> Digest {
+        Digest(self.hash.finalize().into())
+    }
+}
+
 impl View {
     /// The digest of this moment; the replication position is left out. Reads everything: about 0.3 s per million
     /// entries.
     pub fn digest(&self) -> Result<Digest, StateError> {
-        let mut hash = Sha256::new();
+        let mut digester = Digester::default();
         self.records(|record| {
-            if !is_position(&record) {
-                hash.update([record.table]);
-                // Lengths first: the boundary between key and value is part of the state.
-                hash.update(u64::try_from(record.key.len()).expect("usize is at most 64 bits").to_le_bytes());
-                hash.update(u64::try_from(record.value.len()).expect("usize is at most 64 bits").to_le_bytes());
-                hash.update(record.key);
-                hash.update(record.value);
-            }
+            digester.add(&record);
             Ok::<(), StateError>(())
         })?;
-        Ok(Digest(hash.finalize().into()))
+        Ok(digester.finish())
     }
 }
 

@@ -35,7 +35,7 @@ pub use changes::Changes;
 pub use cluster_record::RECORD_BYTES_MAX;
 pub use codec::{DecodeError, Reader, Writer};
 pub use command::{AuditEvent, Command, KvWrite, Restore, Role, StagedEntry, TokenWrite, TxnOp};
-pub use digest::Digest;
+pub use digest::{Digest, Digester};
 pub use error::StateError;
 pub use ids::Index;
 pub use kv::Entry;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::expect_used, reason = "tests")]
 
 mod autopilot;
+mod backup;
 mod crash;
 mod damage;
 mod disk;
@@ -11,6 +12,7 @@ mod linear;
 mod membership;
 mod partition;
 mod pause;
+mod recovery;
 mod reload;
 mod snapshot;
 #[allow(dead_code, unused_imports, clippy::explicit_write, reason = "shared with tests that use the rest of it")]

@@ -190,7 +190,7 @@ impl Node {
         let Seat { dir, name, node_id, former, material, life, port: (listener, rpc) } = seat;
         let (metrics, clock, stop) = (Metrics::new(&name, "dc1"), Clock::start(), CancellationToken::new());
         let mut storage = storage(&dir, &metrics);
-        let identity = Identity { cluster_id: CLUSTER, node_id, name: name.clone(), former };
+        let identity = Identity { cluster_id: CLUSTER, node_id, name: name.clone(), former, epoch: 0 };
         let fresh = storage.identity.is_none();
         if fresh {
             storage.become_member(identity.clone()).await.unwrap();

@@ -119,9 +119,11 @@ async fn a_node_left_from_before_a_recovery() {
     let ca = authority();
     let server = Server::start(transport(&material(&ca, 1, "alpha"))).await;
     let beta = material(&ca, 2, "beta");
-    for epoch in [1, 7] {
+    for (epoch, expected) in [(1, RefusedCode::Epoch), (7, RefusedCode::LeftBehind)] {
         let pool = connect_as(transport(&beta), konsuld::peer::LocalIdentity { epoch, ..member(2, "beta") });
-        assert_eq!(code(&*refusal(&pool, &server.info, 1).await), RefusedCode::Epoch);
+        assert_eq!(code(&*refusal(&pool, &server.info, 1).await), expected);
+        let told = tokio::time::timeout(Duration::from_millis(1), pool.left_behind()).await;
+        assert_eq!(told.is_ok(), expected == RefusedCode::Epoch, "who is left behind knows it, and nobody else");
     }
 }
 

@@ -121,14 +121,14 @@ async fn a_node_that_moved_is_called_at_its_new_address() {
 async fn a_node_without_a_cluster_may_join_and_nothing_else() {
     let authority = Authority::new();
     let server = Server::start(Transport::Tls(authority.tls("alpha"))).await;
-    let newcomer = LocalIdentity { cluster_id: None, node_id: 0, name: "gamma".to_owned(), epoch: 0 };
+    let newcomer = LocalIdentity { cluster_id: None, node_id: 0, name: "gamma".to_owned(), epoch: 3 };
     let pool = connect_as(Transport::Tls(authority.tls("gamma")), newcomer);
     let (peer, answered) = pool.join(&server.info.rpc, Bytes::from_static(b"let me in"), LONG).await.unwrap();
     assert_eq!((peer.node_id, peer.name.as_str(), peer.cluster_id), (1, "alpha", CLUSTER));
     assert_eq!(answered, answer("gamma", b"let me in"));
     let call = pool.call(1, &server.info, Bytes::from_static(b"hi"), LONG).await;
     assert!(matches!(call, Err(CallError::NotSent { .. })));
-    pool.become_member(LocalIdentity { cluster_id: Some(CLUSTER), node_id: 3, name: "gamma".to_owned(), epoch: 0 });
+    pool.become_member(LocalIdentity { cluster_id: Some(CLUSTER), node_id: 3, name: "gamma".to_owned(), epoch: 3 });
     pool.call(1, &server.info, Bytes::from_static(b"hi"), LONG).await.unwrap();
 }
 

@@ -150,7 +150,7 @@ impl Server {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let handler = Arc::new(Handler {
-            local: LocalIdentity { cluster_id, node_id: 1, name: "alpha".to_owned(), epoch: 0 },
+            local: LocalIdentity { cluster_id, node_id: 1, name: "alpha".to_owned(), epoch: 3 },
             known: Mutex::default(),
             protected_by: Mutex::default(),
             shunned: Mutex::default(),
@@ -179,7 +179,7 @@ impl Server {
 }
 
 pub(crate) fn beta() -> LocalIdentity {
-    LocalIdentity { cluster_id: Some(CLUSTER), node_id: 2, name: "beta".to_owned(), epoch: 0 }
+    LocalIdentity { cluster_id: Some(CLUSTER), node_id: 2, name: "beta".to_owned(), epoch: 3 }
 }
 
 /// A server and a client that trust each other.

@@ -39,5 +39,5 @@ pub(crate) fn transport(material: &Material) -> Transport {
 }
 
 pub(crate) fn member(node_id: u64, name: &str) -> LocalIdentity {
-    LocalIdentity { cluster_id: Some(CLUSTER), node_id, name: name.to_owned(), epoch: 0 }
+    LocalIdentity { cluster_id: Some(CLUSTER), node_id, name: name.to_owned(), epoch: 3 }
 }

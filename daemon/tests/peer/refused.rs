@@ -40,7 +40,7 @@ pub(crate) fn code(error: &ConnectError) -> RefusedCode {
 }
 
 pub(crate) fn identity(cluster_id: Option<[u8; 16]>, node_id: u64, name: &str) -> LocalIdentity {
-    LocalIdentity { cluster_id, node_id, name: name.to_owned(), epoch: 0 }
+    LocalIdentity { cluster_id, node_id, name: name.to_owned(), epoch: 3 }
 }
 
 #[tokio::test]

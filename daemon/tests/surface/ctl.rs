@@ -1,6 +1,7 @@
 //! konsulctl against a real cluster: it reaches every operation of the route table, and each command does what it says.
 
 use crate::calm_cluster;
+use crate::support::ctl::konsulctl;
 use crate::support::{Cluster, wait_until};
 use konsuld::http::{Method, Pattern, ROUTES, Route};
 use serde_json::Value;
@@ -8,26 +9,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
-
-/// The program beside konsuld's. Built with it by `cargo test --workspace`; if it was never built, it is now.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let path = Path::new(env!("CARGO_BIN_EXE_konsuld")).with_file_name("konsulctl");
-        if !path.exists() {
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--locked", "--package", "konsulctl"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-            if path.parent().is_some_and(|dir| dir.ends_with("release")) {
-                cargo.arg("--release");
-            }
-            assert!(cargo.status().unwrap().success(), "konsulctl cannot be built");
-        }
-        path
-    })
-}
 
 /// konsulctl in a directory of its own; remembers what it was asked.
 struct Ctl {
@@ -42,7 +24,7 @@ impl Ctl {
 
     fn command(&self, node: SocketAddr, line: &str) -> Command {
         self.asked.borrow_mut().push(line.to_owned());
-        let mut command = Command::new(program());
+        let mut command = Command::new(konsulctl());
         command.env("KONSUL_HTTP_ADDR", format!("http://{node}")).current_dir(self.dir.path());
         command.args(line.split(' ')).stdin(Stdio::null());
         command
@@ -100,7 +82,7 @@ fn count(listed: &str) -> usize {
 
 /// (method, path, command) of every operation that konsulctl claims to reach.
 fn coverage() -> Vec<(String, String, String)> {
-    let output = Command::new(program()).args(["debug", "coverage", "--json"]).output().unwrap();
+    let output = Command::new(konsulctl()).args(["debug", "coverage", "--json"]).output().unwrap();
     let operations: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     let member = |operation: &Value, name: &str| operation[name].as_str().unwrap().to_owned();
     operations.iter().map(|o| (member(o, "method"), member(o, "path"), member(o, "command"))).collect()
@@ -192,9 +174,8 @@ fn export_and_import(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
 }
 
 fn backups(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
-    let saved = ctl.json(node, "snapshot save backup.snap");
-    let inspected = ctl.json(node, "snapshot inspect backup.snap");
-    assert_eq!(saved, inspected);
+    let saved = ctl.json(node, "snapshot save --format consul backup.snap");
+    assert_eq!(saved, ctl.json(node, "snapshot inspect backup.snap"));
     let before = ctl.done(node, "kv export");
     assert!(count(&before) >= 1500);
     ctl.done(node, "kv put after/backup 1");
@@ -205,9 +186,80 @@ fn backups(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
     assert_eq!(ctl.done(node, "kv export"), before);
     cluster.assert_digests_equal();
     std::fs::write(ctl.dir.path().join("bad.snap"), "no backup").unwrap();
-    ctl.failed(node, "snapshot inspect bad.snap");
-    ctl.failed(node, "snapshot restore bad.snap --yes");
+    for line in ["snapshot inspect bad.snap", "snapshot restore bad.snap --yes"] {
+        assert_eq!(ctl.run(node, line).status.code(), Some(4), "{line}");
+    }
     assert_eq!(ctl.done(node, "kv export"), before);
+}
+
+fn archives(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
+    assert!(ctl.json(node, "snapshot status")["saved"].is_null());
+    let reported = ctl.json(node, "snapshot save --verify --report reported.kbs");
+    let status = ctl.json(node, "snapshot status");
+    for done in ["saved", "verified"] {
+        assert_eq!(
+            (&status[done]["index"], &status[done]["bytes"]),
+            (&reported["index"], &reported["bytes"]),
+            "{done}"
+        );
+    }
+    let saved = ctl.json(node, "snapshot save --verify backup.kbs");
+    assert_eq!(saved["verified"], true);
+    let inspected = ctl.json(node, "snapshot inspect backup.kbs");
+    let verified = ctl.json(node, "snapshot verify backup.kbs");
+    assert_eq!((&verified["archive"], &verified["digest"]), (&inspected, &inspected["digest"]));
+    let at = saved["index"].as_u64().unwrap();
+    let digest = ctl.json(node, &format!("cluster digest --index {at}"));
+    assert_eq!((&digest["index"], &digest["digest"]), (&saved["index"], &saved["digest"]), "nothing was written since");
+    let before = ctl.done(node, "kv export");
+    ctl.done(node, "kv put after/archive 1");
+    assert_eq!(ctl.run(node, "snapshot restore backup.kbs").status.code(), Some(2), "nobody confirmed");
+    let would = ctl.json(node, "snapshot restore backup.kbs --dry-run");
+    assert_eq!((&would["dry_run"], &would["keys"]), (&true.into(), &saved["keys"]));
+    ctl.done(node, "kv get after/archive");
+    let restored = ctl.json(node, "cluster snapshot restore --file backup.kbs --yes");
+    assert_eq!((&restored["keys"], &restored["dry_run"]), (&saved["keys"], &false.into()));
+    assert!(restored["index"].as_u64().unwrap() > at);
+    assert_eq!(ctl.done(node, "kv export"), before);
+    cluster.assert_digests_equal();
+    damaged_archives(ctl, node);
+    assert_eq!(ctl.done(node, "kv export"), before);
+}
+
+fn damaged_archives(ctl: &Ctl, node: SocketAddr) {
+    let path = ctl.dir.path().join("bad.kbs");
+    let good = std::fs::read(ctl.dir.path().join("backup.kbs")).unwrap();
+    for at in [0, 9, 40, good.len() / 2, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        std::fs::write(&path, &bad).unwrap();
+        for line in ["snapshot inspect bad.kbs", "snapshot verify bad.kbs", "snapshot restore bad.kbs --yes"] {
+            let output = ctl.run(node, line);
+            assert_eq!(output.status.code(), Some(4), "{line}, byte {at}: {}", text(&output.stderr));
+            assert!(text(&output.stderr).contains("damaged"), "{line}: {}", text(&output.stderr));
+        }
+    }
+}
+
+fn the_shelf(ctl: &Ctl, node: SocketAddr) {
+    let mut files = Vec::new();
+    for round in 0..3 {
+        ctl.done(node, &format!("kv put shelf/{round} 1"));
+        files.push(ctl.json(node, "snapshot save --to shelf")["file"].as_str().unwrap().to_owned());
+    }
+    let listed = |line: &str| -> Vec<String> {
+        let rows = ctl.json(node, line);
+        rows.as_array().unwrap().iter().map(|row| row["file"].as_str().unwrap().to_owned()).collect()
+    };
+    files.reverse();
+    assert_eq!(listed("snapshot list shelf"), files);
+    assert_eq!(ctl.run(node, "snapshot prune shelf").status.code(), Some(2), "no rule");
+    let planned = ctl.json(node, "snapshot prune shelf --keep-last 1 --dry-run");
+    let kept: Vec<bool> = planned.as_array().unwrap().iter().map(|row| row["kept"].as_bool().unwrap()).collect();
+    assert_eq!(kept, [true, false, false]);
+    assert_eq!(listed("snapshot list shelf"), files);
+    ctl.done(node, "snapshot prune shelf --keep-last 1");
+    assert_eq!(listed("snapshot list shelf"), files[..1]);
 }
 
 fn about_the_cluster(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
@@ -370,6 +422,8 @@ fn every_command_does_what_it_says_on_a_node_that_does_not_lead() {
     watch(&ctl, &cluster);
     export_and_import(&ctl, &cluster, follower.http);
     backups(&ctl, &cluster, follower.http);
+    archives(&ctl, &cluster, follower.http);
+    the_shelf(&ctl, follower.http);
     about_the_cluster(&ctl, &cluster, follower.http);
     tokens_and_audit(&ctl, follower.http);
     about_the_node(&ctl, follower.http, &follower.name);

@@ -40,8 +40,14 @@ fn digest(node: &Node) -> String {
     answer.digest
 }
 
+/// Everything, to be put back.
+struct Kept {
+    snapshot: Vec<u8>,
+    archive: Vec<u8>,
+}
+
 /// A request that the route does something with. A new writing route stops here until this test knows it.
-fn request(route: &Route, asked: Asked, archive: &[u8], leader: &str) -> Request {
+fn request(route: &Route, asked: Asked, kept: &Kept, leader: &str) -> Request {
     let mut path = route.template().replace("{key}", "canary/key").replace("{id}", "canarytk");
     let body = match (route.method, route.template()) {
         (Method::Get | Method::Delete, _) | (Method::Put | Method::Post, "/v1/cluster/snapshot") => None,
@@ -60,7 +66,9 @@ fn request(route: &Route, asked: Asked, archive: &[u8], leader: &str) -> Request
         (Method::Put, "/v1/kv/{key}") => Some(b"value".to_vec()),
         (Method::Put, "/v1/txn") => Some(WRITING_TXN.into()),
         (Method::Put | Method::Post, "/v1/batch") => Some(BATCH.into()),
-        (Method::Put, "/v1/snapshot") => Some(archive.to_vec()),
+        (Method::Put, "/v1/snapshot") => Some(kept.snapshot.clone()),
+        (Method::Put, "/v1/cluster/backup") => Some(br#"{"kind":"saved","index":7,"bytes":9}"#.to_vec()),
+        (Method::Put, "/v1/cluster/archive") => Some(kept.archive.clone()),
         // To itself: nothing moves while routes are compared.
         (Method::Put | Method::Post, "/v1/cluster/transfer-leadership") => {
             Some(format!("{{\"to\":\"{leader}\"}}").into())
@@ -128,9 +136,9 @@ fn check_done(answer: &Answer, status: u16, what: &str) {
 }
 
 /// One writing route on one node that does not lead.
-fn check_write(route: &Route, node: &Node, leader: &Node, usual: Usual, archive: &[u8]) {
+fn check_write(route: &Route, node: &Node, leader: &Node, usual: Usual, kept: &Kept) {
     for asked in [Asked::Not, Asked::ByHeader, Asked::ByQuery] {
-        let request = request(route, asked, archive, &leader.name);
+        let request = request(route, asked, kept, &leader.name);
         let what = format!("{} {} at {} ({usual:?}, {asked:?})", request.method, request.path, node.name);
         let before = digest(leader);
         let answer = send(node.http, &request);
@@ -151,9 +159,10 @@ fn check_write(route: &Route, node: &Node, leader: &Node, usual: Usual, archive:
 
 /// Whatever is no write is answered where it arrived, whatever is asked.
 fn check_rest(node: &Node, leader: &Node) {
+    let nothing = Kept { snapshot: Vec::new(), archive: Vec::new() };
     for route in ROUTES.iter().filter(|route| route.writes == Writes::No) {
         for asked in [Asked::Not, Asked::ByHeader, Asked::ByQuery] {
-            let request = request(route, asked, b"", &leader.name);
+            let request = request(route, asked, &nothing, &leader.name);
             let answer = send(node.http, &request);
             let what = format!("{} {} at {} ({asked:?})", request.method, request.path, node.name);
             assert!(!was_sent_elsewhere(&answer), "{what}: {} {:?}", answer.status, answer.header("Location"));
@@ -183,17 +192,18 @@ fn check_rest(node: &Node, leader: &Node) {
 fn check_all(cluster: &Cluster, usual: Usual) {
     let leader = &cluster.nodes[cluster.leader()];
     assert!(leader.client().put("canary/kept", "", b"kept").unwrap().is_true());
-    let archive = leader.client().get("/v1/snapshot").unwrap().body;
+    let body = |path| leader.client().get(path).unwrap().body;
+    let kept = Kept { snapshot: body("/v1/snapshot"), archive: body("/v1/cluster/archive") };
     let writing: Vec<&Route> = ROUTES.iter().filter(|route| route.writes != Writes::No).collect();
     assert!(writing.len() >= 6, "{} routes write", writing.len());
     for at in cluster.followers() {
         let node = &cluster.nodes[at];
-        writing.iter().for_each(|route| check_write(route, node, leader, usual, &archive));
+        writing.iter().for_each(|route| check_write(route, node, leader, usual, &kept));
         check_rest(node, leader);
     }
     for route in writing {
         for asked in [Asked::Not, Asked::ByHeader, Asked::ByQuery] {
-            let request = request(route, asked, &archive, &leader.name);
+            let request = request(route, asked, &kept, &leader.name);
             let what = format!("{} {} at the leader", request.method, request.path);
             check_done(&send(leader.http, &request), status_done(route), &what);
         }

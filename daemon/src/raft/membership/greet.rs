@@ -18,6 +18,7 @@ use bytes::Bytes;
 use konsul_state::StateError;
 use openraft::async_runtime::watch::WatchReceiver;
 use rand::Rng;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -63,6 +64,28 @@ impl Consensus {
     /// Whether it has heard that.
     pub(in crate::raft) fn has_departed(&self) -> bool {
         self.inner.departed.borrow().is_some()
+    }
+
+    /// Waits until a member says that the cluster was recovered and went on without this node: from then on it neither
+    /// votes nor answers.
+    pub(in crate::raft) async fn stay_behind(self) {
+        let why = tokio::select! {
+            () = self.inner.stop.cancelled() => return,
+            why = self.inner.pool.left_behind() => why,
+        };
+        tracing::error!(%why, "left behind: this node stops for good; its data is kept");
+        self.inner.left_behind.store(true, Ordering::SeqCst);
+        self.departs(why);
+    }
+
+    /// Whether it departs because the cluster went on without it, and not because it was removed.
+    pub fn is_left_behind(&self) -> bool {
+        self.inner.left_behind.load(Ordering::SeqCst)
+    }
+
+    /// Speaks to every other member once.
+    pub(in crate::raft) async fn hear_all(&self) {
+        self.greet_all(Why::Leaderless).await;
     }
 
     pub(super) fn departs(&self, reason: String) {

@@ -69,7 +69,8 @@ impl Cluster {
         cluster
     }
 
-    fn prepare(options: Options) -> Cluster {
+    /// Nothing runs yet.
+    pub(crate) fn prepare(options: Options) -> Cluster {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let dir = tempfile::Builder::new().prefix("konsul-").tempdir().unwrap().keep();

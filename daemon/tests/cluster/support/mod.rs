@@ -2,6 +2,7 @@
 
 pub(crate) mod certs;
 pub(crate) mod cluster;
+pub(crate) mod ctl;
 pub(crate) mod history;
 pub(crate) mod http;
 pub(crate) mod janitor;

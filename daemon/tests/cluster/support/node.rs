@@ -20,7 +20,7 @@ pub(crate) struct Node {
     pub(crate) http: SocketAddr,
     pub(crate) data_dir: PathBuf,
     pub(crate) state_dir: PathBuf,
-    pub(super) config: PathBuf,
+    pub(crate) config: PathBuf,
     pub(super) log: PathBuf,
     pub(super) netns: Option<String>,
     pub(super) child: Mutex<Option<Child>>,

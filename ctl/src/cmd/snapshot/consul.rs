@@ -2,6 +2,15 @@
 //!
 //! Knows nothing about: what the state's bytes mean.
 
+use super::PATIENCE;
+use crate::{
+    Context,
+    client::{Ask, Payload},
+    exit::Exit,
+    file::WholeFile,
+    output,
+};
+use anyhow::Context as _;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -66,6 +75,47 @@ pub(super) struct Archive {
     pub(super) file_bytes: u64,
     /// SHA-256 of the state, hex.
     pub(super) state_sha256: String,
+}
+
+/// Saves what `/v1/snapshot` gives.
+pub(super) async fn save(path: &Path, stale: bool, context: &Context) -> anyhow::Result<Exit> {
+    let ask = Ask::get(crate::path::Path::new("/v1/snapshot").flag("stale", stale)).patient(PATIENCE);
+    let mut answer = context.client.ask(&ask).await?;
+    let bar = context.output.progress(answer.length());
+    let mut file = WholeFile::create(path)?;
+    while let Some(chunk) = answer.chunk().await? {
+        bar.inc(u64::try_from(chunk.len()).unwrap_or(0));
+        file.write(&chunk)?;
+    }
+    bar.finish_and_clear();
+    let archive = verify(file.flushed()?).context("the server's answer is no backup; nothing was saved")?;
+    file.finish()?;
+    show(&archive, context)?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn show(archive: &Archive, context: &Context) -> anyhow::Result<()> {
+    context.output.result(archive, || {
+        output::fields(&[
+            ("Id", archive.id.clone()),
+            ("Index", archive.index.to_string()),
+            ("Term", archive.term.to_string()),
+            ("Version", archive.version.to_string()),
+            ("State", format!("{} bytes, SHA-256 {}", archive.state_bytes, archive.state_sha256)),
+            ("File", format!("{} bytes, sums verified", archive.file_bytes)),
+        ])
+    })
+}
+
+/// Sends it back.
+pub(super) async fn restore(path: &Path, archive: &Archive, context: &Context) -> anyhow::Result<Exit> {
+    let bar = context.output.progress(Some(archive.file_bytes));
+    let payload = Payload::File { path: path.to_owned(), length: archive.file_bytes, bar: bar.clone() };
+    let ask = Ask::put(crate::path::Path::new("/v1/snapshot"), payload).patient(PATIENCE);
+    context.client.ask(&ask).await?.bytes().await?;
+    bar.finish_and_clear();
+    context.output.result(archive, || format!("restored {} of index {}", path.display(), archive.index))?;
+    Ok(Exit::Done)
 }
 
 /// Reads the whole archive and compares the sums.
