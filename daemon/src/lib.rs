@@ -22,6 +22,7 @@ pub mod raft;
 pub mod raft_types;
 pub mod shutdown;
 pub mod storage;
+pub mod systemd;
 pub mod telemetry;
 pub mod tls;
 pub mod watch;

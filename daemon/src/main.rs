@@ -3,6 +3,7 @@
 use clap::Parser;
 use konsuld::config::{Args, Loaded, Start};
 use konsuld::node::{End, Node, NodeError};
+use konsuld::telemetry::events;
 use konsuld::{offline, shutdown, telemetry};
 use std::error::Error;
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     };
     let code = raft.block_on(run(loaded, http.handle()));
     http.shutdown_background();
+    telemetry::flush();
     code
 }
 
@@ -75,7 +77,8 @@ async fn run(loaded: Loaded, http: &Handle) -> ExitCode {
             ExitCode::SUCCESS
         }
         End::Removed { reason } => {
-            tracing::warn!(%reason, "this node is no member any more and stops; to join anew it has to start empty");
+            let message_id = events::NODE_REMOVED;
+            tracing::warn!(message_id, %reason, "this node is no member any more and stops; to join anew it has to start empty");
             running.drain().await;
             ExitCode::from(REMOVED)
         }
@@ -89,7 +92,7 @@ async fn run(loaded: Loaded, http: &Handle) -> ExitCode {
         }
         End::Failed { reason } => {
             // Nothing is drained: after a failed flush or a panic of the core nothing here can be trusted.
-            tracing::error!(%reason, "the node cannot go on");
+            tracing::error!(message_id = events::NODE_FAILED, %reason, "the node cannot go on");
             ExitCode::from(FAILED)
         }
     }

@@ -1,13 +1,24 @@
-//! Log lines on stderr, as JSON for machines or as text for people; and a panic is logged before the process aborts.
+//! Log lines: to the journal, or on stderr, as JSON for machines or as text for people; and a panic is logged before the
+//! process aborts.
 //!
 //! Knows nothing about: what is logged.
 
+pub mod events;
+mod journal;
+mod line;
+mod relay;
+
+pub use relay::dropped_lines;
+
+use journal::Journal;
+use relay::Relay;
 use std::backtrace::Backtrace;
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, fmt as lines, reload};
@@ -21,9 +32,11 @@ static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
+    /// Text on a terminal, to the journal where stderr is the journal, JSON elsewhere.
     #[default]
     Auto,
+    /// To the journal, with fields.
+    Journal,
     Text,
     Json,
 }
@@ -33,6 +46,8 @@ pub enum LogFormat {
 pub struct LogConfig {
     pub filter: LogFilter,
     pub format: LogFormat,
+    /// In each line for the journal: which node it is of.
+    pub node: String,
 }
 
 /// `info`, or `info,konsuld::raft=debug`: a level, and levels of parts.
@@ -54,12 +69,19 @@ pub struct BadFilter {
     pub directive: String,
 }
 
-/// Logging was started before.
+/// Logging cannot be started.
 #[derive(Debug, thiserror::Error)]
-#[error("start logging")]
-pub struct TelemetryError {
-    #[source]
-    source: tracing::subscriber::SetGlobalDefaultError,
+pub enum TelemetryError {
+    #[error("start logging a second time")]
+    Started {
+        #[source]
+        source: tracing::subscriber::SetGlobalDefaultError,
+    },
+    #[error("reach the journal at {}; set log.format to \"json\" where there is none", journal::SOCKET)]
+    Journal {
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// A filter that could not be exchanged.
@@ -69,6 +91,10 @@ pub struct FilterError {
     #[source]
     source: reload::Error,
 }
+/// Of this process, if it logs to the journal.
+static RELAY: OnceLock<Relay> = OnceLock::new();
+/// Lines that are on their way when the process ends have so long to arrive.
+const FLUSH: Duration = Duration::from_secs(1);
 
 impl FromStr for LogFilter {
     type Err = BadFilter;
@@ -106,12 +132,11 @@ impl fmt::Display for LogFilter {
     }
 }
 
-/// Sends log lines to stderr from now on. Once per process.
+/// Sends log lines where they belong from now on. Once per process.
 pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
-    let terminal = io::stderr().is_terminal();
     let (filter, handle) = reload::Layer::new(config.filter.targets());
-    let subscriber = Registry::default().with(layer(config.format, terminal, io::stderr).with_filter(filter));
-    tracing::subscriber::set_global_default(subscriber).map_err(|source| TelemetryError { source })?;
+    let subscriber = Registry::default().with(target(config)?.with_filter(filter));
+    tracing::subscriber::set_global_default(subscriber).map_err(|source| TelemetryError::Started { source })?;
     assert!(FILTER.set(handle).is_ok(), "the first subscriber of the process is the only one");
     Ok(())
 }
@@ -121,6 +146,31 @@ pub fn filter(filter: &LogFilter) -> Result<(), FilterError> {
     FILTER.get().map_or(Ok(()), |log| log.reload(filter.targets())).map_err(|source| FilterError { source })
 }
 
+/// Waits until the journal has the lines that were logged, but not for long. For those who end the process.
+pub fn flush() {
+    if let Some(relay) = RELAY.get() {
+        relay.flush(FLUSH);
+    }
+}
+
+fn target(config: &LogConfig) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
+    let terminal = io::stderr().is_terminal();
+    let found = config.format == LogFormat::Auto && !terminal && journal::is_stderr(io::stderr());
+    if config.format != LogFormat::Journal && !found {
+        return Ok(layer(config.format, terminal, io::stderr));
+    }
+    match Journal::open(&config.node) {
+        Ok((journal, relay)) => {
+            RELAY.get_or_init(|| relay);
+            Ok(journal.boxed())
+        }
+        // What nobody asked for need not be there.
+        Err(_) if found => Ok(layer(config.format, terminal, io::stderr)),
+        Err(source) => Err(TelemetryError::Journal { source }),
+    }
+}
+
+/// On a stream.
 fn layer<W>(format: LogFormat, terminal: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
 where
     W: for<'a> lines::MakeWriter<'a> + Send + Sync + 'static,
@@ -128,7 +178,7 @@ where
     let json = match format {
         LogFormat::Auto => !terminal,
         LogFormat::Text => false,
-        LogFormat::Json => true,
+        LogFormat::Json | LogFormat::Journal => true,
     };
     if json {
         lines::layer().json().flatten_event(true).with_current_span(false).with_writer(writer).boxed()
@@ -142,6 +192,7 @@ where
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         log_panic(panic);
+        flush();
         std::process::abort();
     }));
 }
@@ -154,7 +205,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
     let backtrace = Backtrace::force_capture();
-    tracing::error!(message_of_panic = message, location, thread, %backtrace, "panicked; the process aborts");
+    let message_id = events::PANICKED;
+    tracing::error!(message_id, message_of_panic = message, location, thread, %backtrace, "panicked; the process aborts");
 }
 
 #[cfg(test)]
@@ -230,7 +282,8 @@ mod tests {
     #[test]
     #[ignore = "the other half of a_panic_is_logged_and_aborts"]
     fn child_that_panics() {
-        init(&LogConfig { filter: "info".parse().unwrap(), format: LogFormat::Json }).unwrap();
+        let node = "n1".to_owned();
+        init(&LogConfig { filter: "info".parse().unwrap(), format: LogFormat::Json, node }).unwrap();
         abort_on_panic();
         std::thread::Builder::new().name("storage".into()).spawn(|| panic!("log has a hole")).unwrap().join().unwrap();
     }

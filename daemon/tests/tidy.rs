@@ -27,8 +27,8 @@ const FLOORS: [&[&str]; 11] = [
 ];
 /// Where openraft's names may appear.
 const OPENRAFT: [&str; 4] = ["raft_types", "storage", "peer", "raft"];
-/// The only file with unsafe code.
-const UNSAFE: &str = "daemon/src/storage/env.rs";
+/// The only files with unsafe code.
+const UNSAFE: [&str; 2] = ["daemon/src/storage/env.rs", "daemon/src/systemd/sockets.rs"];
 /// A file that is longer is more than one thing.
 const LINES_MAX: usize = 600;
 
@@ -327,16 +327,16 @@ fn names_of_openraft_stay_in_their_rooms() {
 }
 
 #[test]
-fn unsafe_code_is_in_one_file() {
+fn unsafe_code_is_in_two_files() {
     let mut wrong = Vec::new();
     // Tests open LMDB environments of their own.
     let test = |path: &str| ["/tests/", "/examples/", "/benches/"].iter().any(|dir| path.contains(dir));
-    for source in sources().iter().filter(|source| source.path != UNSAFE && !test(&source.path)) {
+    for source in sources().iter().filter(|source| !UNSAFE.contains(&source.path.as_str()) && !test(&source.path)) {
         let found =
             words(&source.product, "unsafe").map(|at| format!("{}:{}", source.path, line_of(&source.product, at)));
         wrong.extend(found);
     }
-    assert!(wrong.is_empty(), "unsafe outside {UNSAFE}:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "unsafe outside {UNSAFE:?}:\n{}", wrong.join("\n"));
 }
 
 #[test]

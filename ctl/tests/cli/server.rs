@@ -458,6 +458,7 @@ fn status(state: &State, address: SocketAddr) -> ClusterStatus {
             warnings: Vec::new(),
             waiting: None,
             contacts: Vec::new(),
+            listening: Vec::new(),
         },
         leader: (!state.is_leaderless).then(|| leader(address)),
         has_quorum: !state.is_leaderless,

@@ -74,6 +74,20 @@ pub struct NodeStatus {
     /// Addresses of what might be members, on a node that is in no cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contacts: Vec<String>,
+    /// Where it listens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listening: Vec<Listener>,
+}
+
+/// A socket the answering node listens on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// `http`, `rpc` or `admin`.
+    pub name: String,
+    /// `host:port`, or a path.
+    pub address: String,
+    /// `service manager`: it stays open while the node restarts; or `konsuld`.
+    pub held_by: String,
 }
 
 /// Who leads.

@@ -4,6 +4,7 @@
 //! of the cluster that runs, and stay.
 
 use crate::raft::{Consensus, ProposeError};
+use crate::telemetry::events;
 use konsul_state::{Command, Entry, Index, Outcome, Restore, StagedEntry, StateError, Store};
 use tokio::sync::mpsc;
 
@@ -155,7 +156,8 @@ pub async fn replace(consensus: &Consensus, entries: u64, chunks: Chunks) -> Res
         }
     }
     let (entries, index) = done?;
-    tracing::info!(entries, index = index.get(), "restored: everything was replaced");
+    let message_id = events::RESTORED;
+    tracing::info!(message_id, entries, index = index.get(), "restored: everything was replaced");
     Ok(Replaced { entries, index })
 }
 

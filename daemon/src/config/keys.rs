@@ -52,7 +52,7 @@ pub(super) const SECTIONS: [(&str, &str); 9] = [
     ("cluster", "The other nodes."),
     ("discovery", "Where to look for nodes to join. What is found is asked, not trusted."),
     ("http", "Where clients reach this node, and how much they may ask."),
-    ("log", "What is logged to stderr."),
+    ("log", "What is logged, and where."),
 ];
 
 const KIB: u64 = 1024;
@@ -186,6 +186,9 @@ pub(super) const KEYS: &[Key] = &[
 
     key("http.listen", Kind::Addresses, Preset::Is("[\"127.0.0.1:8500\"]"),
         &["Where clients connect. There is no access control yet: everybody who reaches it may read and write."]),
+    key("http.admin_socket", Kind::Path, Preset::None { example: "\"/run/konsul/admin.sock\"" },
+        &["A socket for the administrators of this host: root and the group konsul. konsulctl uses it by default. Not",
+          "bound if systemd passes one. Default: /run/konsul/admin.sock, if that directory is there and can be written."]),
     key("http.advertise", Kind::Url, Preset::None { example: "\"http://n1.example.net:8500\"" },
         &["What a client is told when it is sent to this node. Default: the first address of `listen`, or the node's",
           "name and that port if it is a wildcard."]),
@@ -222,8 +225,9 @@ pub(super) const KEYS: &[Key] = &[
 
     live(key("log.level", Kind::Filter, Preset::Is("\"info\""),
         &["off, error, warn, info, debug or trace; also by part: \"info,konsuld::raft=debug\"."])),
-    key("log.format", Kind::Choice(&["auto", "text", "json"]), Preset::Is("\"auto\""),
-        &["\"auto\": text on a terminal, else JSON lines."]),
+    key("log.format", Kind::Choice(&["auto", "journal", "json", "text"]), Preset::Is("\"auto\""),
+        &["\"journal\": to systemd's journal, with fields. \"json\", \"text\": lines on stderr. \"auto\": to the journal if",
+          "stderr is the journal, text on a terminal, else JSON."]),
 ];
 
 /// The key of this path.

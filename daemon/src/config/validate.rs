@@ -35,7 +35,7 @@ pub(super) fn build(settings: &Settings, tls_off: Option<&Origin>, host_name: &s
     let storage = check.storage();
     let raft = check.raft();
     let http = check.http(&node, raft.inflight_bytes_max);
-    let log = check.log();
+    let log = check.log(&node);
     if check.problems.is_empty() {
         let certificate_life = check.duration("cluster.certificate_life");
         let sealing_key_file = check.path("cluster.sealing_key_file");
@@ -354,6 +354,7 @@ impl Check<'_> {
         HttpConfig {
             advertise: self.text("http.advertise").unwrap_or_else(|| url_of(listen[0], &node.name)),
             listen,
+            admin_socket: self.path("http.admin_socket"),
             datacenter: self.choice("http.datacenter"),
             non_leader_writes: match self.choice("http.non_leader_writes").as_str() {
                 "redirect" => NonLeaderWrites::Redirect,
@@ -386,7 +387,7 @@ impl Check<'_> {
         }
     }
 
-    fn log(&self) -> LogConfig {
+    fn log(&self, node: &NodeSection) -> LogConfig {
         let filter: LogFilter = match self.settings.get("log.level") {
             Some(Value::Filter(filter)) => filter.clone(),
             other => unreachable!("log.level is a filter with a default, not {other:?}"),
@@ -394,9 +395,10 @@ impl Check<'_> {
         let format = match self.choice("log.format").as_str() {
             "text" => LogFormat::Text,
             "json" => LogFormat::Json,
+            "journal" => LogFormat::Journal,
             _ => LogFormat::Auto,
         };
-        LogConfig { filter, format }
+        LogConfig { filter, format, node: node.name.clone() }
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) async fn rotate(context: &Context, ask: &Ask<'_>) -> Result<Response<
         Ok(number) => (format!("authority {number}"), Outcome::Done),
         Err(error) => ("authority".to_owned(), Outcome::Refused(error.to_string())),
     };
-    let (who, from) = ("http client".to_owned(), ask.client.to_string());
+    let (who, from) = (ask.client.who(), ask.client.to_string());
     context.deps.audit.event(Event { event: "ca.rotate", who, from, what, outcome });
     Ok(ask.serialized(&CaRotation { number: rotated? }))
 }

@@ -1,6 +1,7 @@
 //! `/v1/cluster/*`: what Consul's API does not tell of the cluster. Errors are JSON with honest codes.
 
 use super::body::Body;
+use super::config::Listening;
 use super::context::{Ask, Context};
 use super::error::ApiError;
 use super::upload::{self, Limit};
@@ -11,7 +12,8 @@ use hyper::Response;
 use hyper::body::Incoming;
 use konsul_api::ca::OwnCertificate;
 use konsul_api::cluster::{
-    ClusterStatus, DigestAnswer, Leader, Member, NodeStatus, Role, SnapshotAnswer, TransferAnswer, TransferRequest,
+    ClusterStatus, DigestAnswer, Leader, Listener, Member, NodeStatus, Role, SnapshotAnswer, TransferAnswer,
+    TransferRequest,
 };
 use konsul_api::time::rfc3339;
 use konsul_state::Index;
@@ -25,7 +27,10 @@ const LAG_HEALTHY_MAX: u64 = 1000;
 const CONTACT_HEALTHY_MAX: Duration = Duration::from_secs(1);
 
 pub(super) fn status(context: &Context, ask: &Ask<'_>) -> Response<Body> {
-    ask.serialized(&describe(context.deps.consensus.status(), &context.deps.papers))
+    let deps = &context.deps;
+    let mut described = describe(deps.consensus.status(), &deps.papers);
+    described.node.listening = listeners(&deps.listening);
+    ask.serialized(&described)
 }
 
 pub(super) fn leader(context: &Context, ask: &Ask<'_>) -> Result<Response<Body>, ApiError> {
@@ -101,7 +106,7 @@ pub(super) fn is_member(context: &Context) -> ApiError {
 }
 
 /// Of a node that is in no cluster yet.
-pub(super) fn node_only(name: &str, doing: Doing) -> ClusterStatus {
+pub(super) fn node_only(name: &str, doing: Doing, listening: &[Listening]) -> ClusterStatus {
     ClusterStatus {
         cluster_id: String::new(),
         has_quorum: false,
@@ -125,8 +130,18 @@ pub(super) fn node_only(name: &str, doing: Doing) -> ClusterStatus {
             warnings: Vec::new(),
             waiting: Some(doing.what),
             contacts: doing.contacts,
+            listening: listeners(listening),
         },
     }
+}
+
+fn listeners(listening: &[Listening]) -> Vec<Listener> {
+    let one = |found: &Listening| Listener {
+        name: found.name.to_owned(),
+        address: found.address.clone(),
+        held_by: if found.is_passed { "service manager" } else { "konsuld" }.to_owned(),
+    };
+    listening.iter().map(one).collect()
 }
 
 fn describe(status: raft::Status, papers: &Papers) -> ClusterStatus {
@@ -176,6 +191,7 @@ fn of_raft(status: raft::Status) -> ClusterStatus {
             warnings: Vec::new(),
             waiting: None,
             contacts: Vec::new(),
+            listening: Vec::new(),
         },
     }
 }

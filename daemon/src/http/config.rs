@@ -17,6 +17,8 @@ use std::time::Duration;
 pub struct HttpConfig {
     /// Addresses to listen on; never empty.
     pub listen: Vec<SocketAddr>,
+    /// The socket for the administrators of this host; `None`: where there is a place for it.
+    pub admin_socket: Option<PathBuf>,
     /// URL of this node for clients of others.
     pub advertise: String,
     /// Name of the datacenter: what clients may name as `?dc=`.
@@ -134,6 +136,17 @@ impl HttpConfig {
     }
 }
 
+/// A socket this node listens on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listening {
+    /// What it is for.
+    pub name: &'static str,
+    /// `host:port`, or a path.
+    pub address: String,
+    /// The service manager holds it open while the node restarts.
+    pub is_passed: bool,
+}
+
 /// What the API needs before the node is in a cluster.
 #[derive(Clone)]
 pub struct Reception {
@@ -147,6 +160,8 @@ pub struct Reception {
     pub node_name: String,
     /// Where somebody may say `init` or `join`.
     pub lobby: Lobby,
+    /// Where this node listens.
+    pub listening: Arc<[Listening]>,
 }
 
 /// What the API needs from the node.
@@ -172,4 +187,6 @@ pub struct Deps {
     pub node_uuid: String,
     /// A directory for files that live as long as a request.
     pub work_dir: PathBuf,
+    /// Where this node listens.
+    pub listening: Arc<[Listening]>,
 }

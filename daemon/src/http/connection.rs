@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// Counts open connections.
 #[derive(Debug)]
@@ -126,6 +125,11 @@ impl HeadClock {
         began < BUSY && self.now().saturating_sub(began) >= millis(timeout)
     }
 
+    /// Whether no request is under way, and no byte of the next one came.
+    pub(super) fn is_idle(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == IDLE
+    }
+
     fn now(&self) -> u64 {
         millis(self.base.elapsed())
     }
@@ -142,12 +146,12 @@ impl Drop for Answering<'_> {
 }
 
 /// A stream that tells the clock when bytes come.
-pub(super) struct Timed {
-    pub(super) stream: TcpStream,
+pub(super) struct Timed<S> {
+    pub(super) stream: S,
     pub(super) clock: Arc<HeadClock>,
 }
 
-impl AsyncRead for Timed {
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -158,7 +162,7 @@ impl AsyncRead for Timed {
     }
 }
 
-impl AsyncWrite for Timed {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

@@ -2,6 +2,7 @@
 
 use super::blocking::Blocking;
 use super::body::Body;
+use super::client::Client;
 use super::config::{Deps, HttpConfig, NonLeaderWrites, Reception};
 use super::error::{ApiError, status};
 use super::headers::{self, name, value};
@@ -11,7 +12,6 @@ use super::upload::Limit;
 use crate::raft::{Contact, ReadPermit};
 use hyper::header::{HeaderMap, LOCATION};
 use hyper::{Response, Uri};
-use std::net::SocketAddr;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,7 +45,7 @@ pub(super) struct Context {
 /// One request, without its body.
 pub(super) struct Ask<'r> {
     /// Who asks.
-    pub(super) client: &'r SocketAddr,
+    pub(super) client: &'r Client,
     pub(super) uri: &'r Uri,
     pub(super) headers: &'r HeaderMap,
     /// What stands behind the route's prefix, decoded.

@@ -32,8 +32,6 @@ const AUDIT_LIMIT: u64 = 100;
 const AUDIT_LIMIT_MAX: u64 = 10_000;
 const REQUEST_LIMIT: Limit =
     Limit { bytes_max: 4096, advice: "The body is {\"ttl\", \"uses\", \"role\"}, all optional." };
-/// There are no access rules yet: this is all that is known of a client, beside its address.
-pub(super) const CLIENT: &str = "http client";
 
 /// A request, checked.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,7 +75,7 @@ pub(super) async fn create(context: &Context, ask: &Ask<'_>, body: Incoming) -> 
         .map_err(|error| ApiError::Unexpected { what: error.to_string() })?;
     let created_ms = context.deps.clock.wall().as_millis();
     let expires_ms = created_ms.saturating_add(millis(wish.ttl));
-    let from = ask.client.to_string();
+    let (who, from) = (ask.client.who(), ask.client.to_string());
     let command = Command::Token(TokenWrite::Create {
         id: token.id().bytes(),
         key: token::public_key(&token),
@@ -85,7 +83,7 @@ pub(super) async fn create(context: &Context, ask: &Ask<'_>, body: Incoming) -> 
         uses_max: wish.uses,
         created_ms,
         expires_ms,
-        by: CLIENT,
+        by: &who,
         from: &from,
     });
     match context.deps.consensus.propose(&command).await?.outcome {
@@ -101,7 +99,7 @@ pub(super) async fn create(context: &Context, ask: &Ask<'_>, body: Incoming) -> 
     }
     let what =
         format!("token {} role={} uses={} ttl={:?}", token.id(), to_state(wish.role).word(), wish.uses, wish.ttl);
-    log(context, event::TOKEN_CREATE, from, what);
+    log(context, event::TOKEN_CREATE, (who, from), what);
     let mut response = ask.serialized(&answer(&token, &wish, expires_ms));
     // The only answer that holds a secret: nothing on the way shall keep it.
     response.headers_mut().insert(CACHE_CONTROL, value::NO_STORE);
@@ -148,9 +146,9 @@ pub(super) async fn revoke(context: &Context, ask: &Ask<'_>) -> Result<Response<
         let text = format!("{text:?} is no token id: eight characters of a-z and 2-7; see `konsulctl cluster tokens`");
         ApiError::bad_request(text)
     })?;
-    let from = ask.client.to_string();
+    let (who, from) = (ask.client.who(), ask.client.to_string());
     let now_ms = context.deps.clock.wall().as_millis();
-    let command = Command::Token(TokenWrite::Revoke { id: id.bytes(), now_ms, by: CLIENT, from: &from });
+    let command = Command::Token(TokenWrite::Revoke { id: id.bytes(), now_ms, by: &who, from: &from });
     match context.deps.consensus.propose(&command).await?.outcome {
         Outcome::Written(true) => {}
         Outcome::Written(false) => {
@@ -166,7 +164,7 @@ pub(super) async fn revoke(context: &Context, ask: &Ask<'_>) -> Result<Response<
         | Outcome::TokenUsed(_)
         | Outcome::Group(_)) => return Err(ApiError::unexpected(&other)),
     }
-    log(context, event::TOKEN_REVOKE, from, format!("token {id}"));
+    log(context, event::TOKEN_REVOKE, (who, from), format!("token {id}"));
     Ok(ask.serialized(&JoinTokenRevoked { id: id.to_string() }))
 }
 
@@ -241,8 +239,7 @@ fn parse_place(text: &[u8]) -> Result<AuditId, ApiError> {
 }
 
 /// The state leaves the row in the audit; the log tells it here.
-fn log(context: &Context, event: &'static str, from: String, what: String) {
-    let who = CLIENT.to_owned();
+fn log(context: &Context, event: &'static str, (who, from): (String, String), what: String) {
     context.deps.audit.logged(&Event { event, who, from, what, outcome: audit::Outcome::Done });
 }
 
@@ -320,7 +317,7 @@ mod tests {
             uses_max: 2,
             created_ms: 1_000,
             expires_ms: 2_000,
-            by: CLIENT.to_owned(),
+            by: "http client".to_owned(),
             from: "10.0.0.9:1".to_owned(),
             revoked: None,
             uses,
@@ -329,7 +326,7 @@ mod tests {
         assert_eq!(info(&token, 2_000).state, JoinTokenState::Expired);
         let used_up = konsul_state::Token { uses_max: 1, ..token.clone() };
         assert_eq!(info(&used_up, 1_999).state, JoinTokenState::UsedUp);
-        let by = CLIENT.to_owned();
+        let by = "http client".to_owned();
         let revoked = konsul_state::Token { revoked: Some(konsul_state::TokenRevoked { at_ms: 1_700, by }), ..token };
         let told = info(&revoked, 9_000);
         assert_eq!(told.state, JoinTokenState::Revoked);

@@ -163,6 +163,7 @@ pub(super) fn too_long(key: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::client::Client;
     use crate::http::query::Query;
     use hyper::Uri;
     use hyper::header::HeaderMap;
@@ -170,7 +171,7 @@ mod tests {
     #[test]
     fn the_shape_is_what_the_query_says() {
         let (uri, headers) = (Uri::default(), HeaderMap::new());
-        let client = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
+        let client = Client::Remote(([10, 0, 0, 1], 1).into());
         let keys = |separator: &str| Shape::Keys { separator: separator.as_bytes().into() };
         let table = [
             ("", Shape::Entry),

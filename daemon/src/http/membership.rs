@@ -3,7 +3,6 @@
 use super::body::Body;
 use super::context::{Ask, Context};
 use super::error::ApiError;
-use super::join_token::CLIENT;
 use super::upload::{self, Limit};
 use crate::cluster::audit::{Event, Outcome, event};
 use crate::raft::{Done, MembershipDone, MembershipError, MembershipOp, MembershipRequest};
@@ -48,7 +47,7 @@ pub(super) async fn bring_about(
     let (consensus, audit) = (&context.deps.consensus, &context.deps.audit);
     let event = |what: String, outcome| Event {
         event: event_of(request.op),
-        who: CLIENT.to_owned(),
+        who: ask.client.who(),
         from: ask.client.to_string(),
         what,
         outcome,

@@ -3,6 +3,7 @@
 //! A request meets the table of routes (`router`), its handler, and either the gate for reads and a view, or a
 //! command that is proposed. There is no other way.
 
+mod admin;
 mod agent;
 mod archive;
 mod autopilot;
@@ -11,6 +12,7 @@ mod batch;
 mod blocking;
 mod body;
 mod ca;
+mod client;
 mod cluster;
 mod config;
 mod connection;
@@ -39,22 +41,25 @@ mod status;
 mod txn;
 mod upload;
 
-pub use config::{DefaultConsistency, Deps, HttpConfig, HttpLimits, LiveLimits, NonLeaderWrites, Reception};
+pub use admin::{AdminSocketError, bind as bind_admin_socket};
+pub use config::{DefaultConsistency, Deps, HttpConfig, HttpLimits, Listening, LiveLimits, NonLeaderWrites, Reception};
 pub use router::{Acl, Errors, Method, Param, Pattern, ROUTES, Reads, Route, Writes};
 
-use connection::{Admission, Full, HeadClock, Place, Timed};
+use client::Client;
+use connection::{Admission, Full, HeadClock, Timed};
 use context::{Context, Desk};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use metrics::RouteMetrics;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -65,6 +70,16 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const DRAIN_HEAD_MAX: Duration = Duration::from_millis(500);
 /// Between two attempts to accept when the process has no file descriptor left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// Connections of administrators at a time: apart from those of clients, who must not be able to lock them out.
+const ADMIN_CONNECTIONS_MAX: usize = 256;
+
+/// Open sockets on which nobody accepts yet.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub tcp: Vec<TcpListener>,
+    /// For the administrators of this host.
+    pub admin: Vec<UnixListener>,
+}
 
 /// What every connection shares.
 struct Server {
@@ -83,7 +98,7 @@ struct Server {
 /// Then drains: no new connections, blocked queries are answered with what there
 /// is, requests in flight end, kept-alive connections are closed; what is not done within the grace period is cut.
 pub async fn serve(
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     reception: Reception,
     member: oneshot::Receiver<Deps>,
     shutdown: CancellationToken,
@@ -99,9 +114,13 @@ pub async fn serve(
         context: OnceLock::new(),
         reception,
     });
-    for listener in listeners {
+    // Their connections outlive them: they are drained below.
+    for listener in listeners.tcp {
         let accepting = accept(listener, server.clone(), admission.clone(), connections.clone());
-        // Its connections outlive it: they are drained below.
+        connections.spawn(shutdown.clone().run_until_cancelled_owned(accepting));
+    }
+    for listener in listeners.admin {
+        let accepting = accept_local(listener, server.clone(), connections.clone());
         connections.spawn(shutdown.clone().run_until_cancelled_owned(accepting));
     }
     tokio::select! {
@@ -153,7 +172,10 @@ async fn accept(listener: TcpListener, server: Arc<Server>, admission: Arc<Admis
         match listener.accept().await {
             Ok((stream, client)) => match admission.enter(client.ip()) {
                 Ok(place) => {
-                    connections.spawn(serve_connection(server.clone(), stream, client, place));
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%client, %error, "answers may be delayed");
+                    }
+                    connections.spawn(serve_connection(server.clone(), stream, Client::Remote(client), place));
                 }
                 // Closed at once, as Consul does: reading the request only to refuse it would be no protection.
                 Err(Full::Total) => tracing::debug!(%client, "too many connections: raise `http.connections_max`"),
@@ -161,14 +183,42 @@ async fn accept(listener: TcpListener, server: Arc<Server>, admission: Arc<Admis
                     tracing::debug!(%client, "too many connections of one client: `http.connections_per_client_max`");
                 }
             },
-            Err(error) if is_of_the_connection(&error) => {
-                tracing::debug!(%error, "connection ended before it was accepted");
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accept failed; connections wait until it works again");
-                tokio::time::sleep(ACCEPT_RETRY).await;
-            }
+            Err(error) => not_accepted(&error).await,
         }
+    }
+}
+
+/// Whoever the file's owner and mode let connect may administer this node; who that was goes into the audit.
+async fn accept_local(listener: UnixListener, server: Arc<Server>, connections: TaskTracker) {
+    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let who = match stream.peer_cred() {
+                    Ok(who) => Client::Local(who.into()),
+                    Err(error) => {
+                        tracing::warn!(%error, "the kernel does not tell who connected to the admin socket: refused");
+                        continue;
+                    }
+                };
+                match Arc::clone(&places).try_acquire_owned() {
+                    Ok(place) => {
+                        connections.spawn(serve_connection(server.clone(), stream, who, place));
+                    }
+                    Err(_) => tracing::warn!(who = who.who(), "too many connections to the admin socket"),
+                }
+            }
+            Err(error) => not_accepted(&error).await,
+        }
+    }
+}
+
+async fn not_accepted(error: &io::Error) {
+    if is_of_the_connection(error) {
+        tracing::debug!(%error, "connection ended before it was accepted");
+    } else {
+        tracing::warn!(%error, "accept failed; connections wait until it works again");
+        tokio::time::sleep(ACCEPT_RETRY).await;
     }
 }
 
@@ -178,17 +228,21 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 }
 
 /// One connection, until it ends. `_place` is free again then.
-async fn serve_connection(server: Arc<Server>, stream: TcpStream, client: SocketAddr, _place: Place) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%client, %error, "answers may be delayed");
-    }
+async fn serve_connection<S, P>(server: Arc<Server>, stream: S, client: Client, _place: P)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let clock = HeadClock::new();
     let io = TokioIo::new(Timed { stream, clock: clock.clone() });
     let service = service_fn(|request| {
         let (server, clock, client) = (&server, &clock, &client);
         async move {
             let _answering = clock.answering();
-            Ok::<_, Infallible>(service::answer(server.desk(), &server.metrics, client, request).await)
+            let mut response = service::answer(server.desk(), &server.metrics, client, request).await;
+            if server.stop.is_cancelled() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
         }
     });
     let connection = server.http1.serve_connection(io, service);
@@ -204,11 +258,15 @@ async fn serve_connection(server: Arc<Server>, stream: TcpStream, client: Socket
                     tracing::debug!(%client, "head of a request did not come in time");
                     return;
                 }
+                if draining && clock.is_idle() {
+                    connection.as_mut().graceful_shutdown();
+                }
             }
             () = server.stop.cancelled(), if !draining => {
                 draining = true;
-                connection.as_mut().graceful_shutdown();
-                // Nobody waits long for a request that has not even been made.
+                // Not closed at once: a client that has just connected, or is about to ask again, would be cut off. It
+                // is answered, and told that this was the last answer. But nobody waits long for a request that has
+                // not even been made.
                 head_max = head_max.min(DRAIN_HEAD_MAX);
                 looks = every(head_max);
             }

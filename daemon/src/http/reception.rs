@@ -34,7 +34,10 @@ pub(super) async fn dispatch(
         Handler::Metrics => Ok(metrics::expose(&reception.metrics)),
         Handler::OpenApi => Ok(ask.serialized(&openapi::document())),
         Handler::Root => Ok(headers::ok(value::TEXT, Body::Whole(GREETING.into()))),
-        Handler::ClusterStatus => Ok(ask.serialized(&node_only(&reception.node_name, reception.lobby.doing()))),
+        Handler::ClusterStatus => {
+            let doing = reception.lobby.doing();
+            Ok(ask.serialized(&node_only(&reception.node_name, doing, &reception.listening)))
+        }
         Handler::ClusterInit => enter(reception, ask, Wish::Init).await,
         Handler::ClusterJoin => enter(reception, ask, join(body).await?).await,
         _needs_a_cluster => Err(ApiError::NoCluster { text: sentence(reception) }),

@@ -1,6 +1,7 @@
 //! One request: its path, its route, its answer.
 
 use super::body::Body;
+use super::client::Client;
 use super::context::{Ask, Context, Desk};
 use super::error::{ApiError, status};
 use super::headers::{self, value};
@@ -18,7 +19,6 @@ use hyper::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, Head
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 /// Below this, compressing costs more than it saves.
@@ -28,7 +28,7 @@ const GZIP_BYTES_MIN: usize = 1024;
 pub(super) async fn answer(
     desk: Desk<'_>,
     metrics: &RouteMetrics,
-    client: &SocketAddr,
+    client: &Client,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let begun = Instant::now();
@@ -39,7 +39,7 @@ pub(super) async fn answer(
 }
 
 /// The answer, and the place of its route in the table.
-async fn route(desk: Desk<'_>, client: &SocketAddr, parts: &Parts, body: Incoming) -> (Option<usize>, Response<Body>) {
+async fn route(desk: Desk<'_>, client: &Client, parts: &Parts, body: Incoming) -> (Option<usize>, Response<Body>) {
     let Some(decoded) = path::unescape(parts.uri.path().as_bytes(), false) else {
         return (None, ApiError::BadPath.respond(false));
     };
@@ -67,7 +67,7 @@ async fn route(desk: Desk<'_>, client: &SocketAddr, parts: &Parts, body: Incomin
 
 async fn respond(
     desk: Desk<'_>,
-    client: &SocketAddr,
+    client: &Client,
     parts: &Parts,
     query: Query<'_>,
     found: Found<'_>,

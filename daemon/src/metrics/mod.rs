@@ -15,6 +15,7 @@ mod process;
 mod raft;
 mod reload;
 mod storage;
+mod supervision;
 
 pub use autopilot::{AutopilotMetrics, Removed};
 pub use backup::{BackupKind, BackupMetrics};
@@ -25,7 +26,8 @@ pub use identity::{CertificateMetric, IdentityMetrics};
 pub use peer::{Counted, PeerMetrics, PurposeLabel};
 pub use raft::{Applied, Election, PeerLabel, PeerProgress, ProposalFailure, RaftMetrics, RoleMetric};
 pub use reload::{ReloadMetrics, ReloadedPart};
-pub use storage::{SnapshotMetrics, SnapshotOp, StorageMetrics};
+pub use storage::{Recovering, SnapshotMetrics, SnapshotOp, StorageMetrics};
+pub use supervision::{SupervisionMetrics, ThreadLabel};
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{Atomic, Gauge as IntGauge};
@@ -71,6 +73,7 @@ pub struct Metrics {
     pub raft: RaftMetrics,
     pub reload: ReloadMetrics,
     pub storage: StorageMetrics,
+    pub supervision: SupervisionMetrics,
 }
 
 impl Metrics {
@@ -96,6 +99,7 @@ impl Metrics {
             raft: RaftMetrics::new(konsul),
             reload: ReloadMetrics::new(konsul),
             storage,
+            supervision: SupervisionMetrics::new(konsul),
             registry: Arc::new(registry),
         }
     }

@@ -1,5 +1,6 @@
 //! What the kernel knows of this process, read when somebody asks: the standard `process_*` metrics, and the time.
 
+use crate::telemetry;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -42,6 +43,9 @@ impl Collector for Process {
         )?;
         gauge("process_open_fds", "Open file descriptors; near process_max_fds connections fail.", open_fds())?;
         gauge("process_max_fds", "Limit of open file descriptors.", max_fds())?;
+        let dropped = ConstCounter::new(telemetry::dropped_lines());
+        let help = "Log lines dropped because the journal took none; any rise means that it hangs.";
+        dropped.encode(encoder.encode_descriptor("konsul_log_dropped_lines", help, None, dropped.metric_type())?)?;
         if let Some(stat) = stat {
             let cpu = ConstCounter::new(stat.cpu_ticks / TICKS_PER_SECOND);
             let help = "CPU time, user and system.";

@@ -22,6 +22,8 @@ pub struct StorageMetrics {
     pub read_only: Gauge,
     pub kv_keys: Gauge,
     pub snapshots: SnapshotMetrics,
+    recovery_read_bytes: Gauge,
+    recovery_bytes: Gauge,
 }
 
 /// Finished snapshot operations; counted by whoever does them.
@@ -46,6 +48,28 @@ pub enum SnapshotOp {
 struct SnapshotDone {
     op: &'static str,
     result: &'static str,
+}
+
+/// A recovery under way; dropped, it is over, whatever came of it.
+#[derive(Debug)]
+pub struct Recovering {
+    read: Gauge,
+    left: u64,
+}
+
+impl Recovering {
+    /// So many more bytes were read.
+    pub fn advance(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.left);
+        self.left -= bytes;
+        self.read.inc_by(bytes);
+    }
+}
+
+impl Drop for Recovering {
+    fn drop(&mut self) {
+        self.read.inc_by(self.left);
+    }
 }
 
 impl SnapshotOp {
@@ -95,6 +119,8 @@ impl StorageMetrics {
             read_only: Gauge::default(),
             kv_keys: Gauge::default(),
             snapshots: SnapshotMetrics::default(),
+            recovery_read_bytes: Gauge::default(),
+            recovery_bytes: Gauge::default(),
         };
         storage.register(registry);
         storage
@@ -112,6 +138,19 @@ impl StorageMetrics {
         registry.register("store_map_used_bytes", "Bytes of the map in use; near the limit writes end: raise storage.map_size", self.map_used_bytes.clone());
         registry.register("store_free_bytes", "Free on the file system of the data directory; below storage.free_reserve the node goes read-only", self.free_bytes.clone());
         registry.register("store_read_only", "1 while the node takes no writes because of its disk", self.read_only.clone());
+        registry.register("store_recovery_bytes", "Bytes that recoveries and installed snapshots had to read since the start", self.recovery_bytes.clone());
+        registry.register("store_recovery_read_bytes", "Bytes of them that were read; equal to store_recovery_bytes: nothing is being recovered", self.recovery_read_bytes.clone());
         registry.register("kv_keys", "Keys in the store", self.kv_keys.clone());
+    }
+
+    /// So many bytes are read from now on.
+    pub fn recovering(&self, bytes: u64) -> Recovering {
+        self.recovery_bytes.inc_by(bytes);
+        Recovering { read: self.recovery_read_bytes.clone(), left: bytes }
+    }
+
+    /// Bytes that were read, and that had to be, by all recoveries since the start.
+    pub fn recovered(&self) -> (u64, u64) {
+        (self.recovery_read_bytes.get(), self.recovery_bytes.get())
     }
 }

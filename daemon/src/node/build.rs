@@ -7,7 +7,7 @@ use crate::cluster::identity::{Authority, IdentityError, IdentityFiles, Papers};
 use crate::cluster::lobby::Lobby;
 use crate::cluster::{Former, Seat};
 use crate::config::{Config, Form, TlsMode};
-use crate::http::{Deps, LiveLimits, Reception};
+use crate::http::{Deps, Listening, LiveLimits, Reception};
 use crate::leader::LeaderDeps;
 use crate::metrics::Metrics;
 use crate::peer::{LocalIdentity, Transport};
@@ -16,6 +16,7 @@ use crate::raft_types::NodeInfo;
 use crate::storage::Identity;
 use crate::tls::{Tls, TlsError};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 fn size(bytes: u64) -> usize {
     usize::try_from(bytes).expect("addresses have 64 bits")
@@ -152,9 +153,15 @@ pub(super) fn duties(
     }
 }
 
-pub(super) fn reception(config: &Config, limits: &LiveLimits, metrics: &Metrics, lobby: Lobby) -> Reception {
-    let (metrics, limits) = (metrics.clone(), limits.clone());
-    Reception { metrics, config: config.http.clone(), limits, node_name: config.node.name.clone(), lobby }
+pub(super) fn reception(
+    config: &Config,
+    limits: &LiveLimits,
+    metrics: &Metrics,
+    lobby: Lobby,
+    listening: Arc<[Listening]>,
+) -> Reception {
+    let (metrics, limits, node_name) = (metrics.clone(), limits.clone(), config.node.name.clone());
+    Reception { metrics, config: config.http.clone(), limits, node_name, lobby, listening }
 }
 
 pub(super) fn http(
@@ -164,8 +171,10 @@ pub(super) fn http(
     audit: Audit,
     papers: Papers,
     metrics: Metrics,
+    listening: Arc<[Listening]>,
 ) -> Deps {
     Deps {
+        listening,
         limits,
         audit,
         clock: papers.clock,

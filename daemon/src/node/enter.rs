@@ -70,6 +70,8 @@ impl Node {
             return (entry::by_token(me, way(token, &[], false), now_ms).await, None);
         }
         lobby.now("it waits for `konsulctl cluster init` or `konsulctl cluster join`", true);
+        // Nothing else is waited for but a person, who needs the start to be over to go on.
+        self.supervisor.ready_for_people();
         let asked = wishes.next().await;
         lobby.now("entering a cluster", false);
         let entered = match &asked.wish {

@@ -3,7 +3,9 @@
 mod build;
 mod enter;
 mod handler;
+mod listen;
 mod reload;
+mod supervise;
 
 use crate::backup;
 use crate::clock::Clock;
@@ -17,21 +19,24 @@ use crate::cluster::token::{BadToken, Token};
 use crate::cluster::{self, Promise};
 use crate::config::{Config, Loaded};
 use crate::durable::DurableError;
-use crate::http::{self, LiveLimits};
+use crate::http::{self, AdminSocketError, Listening, LiveLimits};
 use crate::leader;
 use crate::metrics::Metrics;
 use crate::peer::{self, Limits, Pool, Transport};
 use crate::raft::{Consensus, Parts, StartError};
 use crate::shutdown::Hangups;
 use crate::storage::{self, Identity, OpenError, Space, SpaceConfig, Storage};
+use crate::systemd::{Passed, SocketsError, Supervisor};
+use crate::telemetry::events;
 use crate::watch::Watches;
 use handler::Handler;
+use listen::{OwnFile, Ports};
 use reload::Reloader;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::net::TcpListener;
+use supervise::{Conditions, Sight};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +56,11 @@ pub struct Node {
     storage: Storage,
     space: Arc<Space>,
     transport: Transport,
+    passed: Passed,
+    supervisor: Supervisor,
+    /// Until it starts.
+    conditions: Option<Conditions>,
+    sight: Sight,
 }
 
 /// A node that serves.
@@ -62,6 +72,8 @@ pub struct Running {
     stop_http: CancellationToken,
     stop_peers: CancellationToken,
     data_dir: PathBuf,
+    supervisor: Supervisor,
+    own_admin: Option<OwnFile>,
 }
 
 /// Why a node ends.
@@ -116,6 +128,27 @@ pub enum NodeError {
          empty"
     )]
     LeftBehind { data_dir: PathBuf, why: String },
+    #[error("start the thread that watches the others")]
+    Supervisor {
+        #[source]
+        source: io::Error,
+    },
+    #[error("use the sockets of the service manager")]
+    Passed {
+        #[source]
+        source: SocketsError,
+    },
+    #[error("make the admin socket")]
+    AdminSocket {
+        #[source]
+        source: AdminSocketError,
+    },
+    #[error("use the socket {name}")]
+    Adopt {
+        name: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("write who this node is")]
     Identity {
         #[source]
@@ -153,9 +186,13 @@ pub enum TokenFileError {
 impl Node {
     /// Verifies and recovers; binds nothing.
     pub fn open(loaded: Loaded) -> Result<Node, NodeError> {
+        let passed = listen::passed().map_err(|source| NodeError::Passed { source })?;
+        let started = supervise::start();
+        let (supervisor, conditions) = started.map_err(|source| NodeError::Supervisor { source })?;
         let config = loaded.config().clone();
-        let clock = Clock::start();
+        let (clock, sight) = (Clock::start(), Sight::default());
         let metrics = Metrics::new(&config.node.name, &config.http.datacenter);
+        sight.tell(&supervisor, &metrics);
         let wanted = config.storage();
         let left_behind = storage::left_behind(&wanted.data_dir).map_err(|source| NodeError::Marker { source })?;
         if let Some(why) = left_behind {
@@ -177,7 +214,19 @@ impl Node {
         let space = Arc::new(space.map_err(|source| NodeError::Space { source })?);
         let transport =
             build::transport(&config, storage.identity.is_some()).map_err(|source| NodeError::Tls { source })?;
-        Ok(Node { config, loaded, clock, metrics, storage, space, transport })
+        Ok(Node {
+            config,
+            loaded,
+            clock,
+            metrics,
+            storage,
+            space,
+            transport,
+            passed,
+            supervisor,
+            conditions: Some(conditions),
+            sight,
+        })
     }
 
     /// Joins or forms, then serves. Consensus and peers run on the current runtime, HTTP on `http_runtime`, so that a
@@ -188,6 +237,8 @@ impl Node {
         stop: &CancellationToken,
         hangups: Hangups,
     ) -> Result<Running, NodeError> {
+        let conditions = self.conditions.take().expect("a node starts once");
+        conditions.storage_verified.met();
         let (tasks, stop_peers) = (TaskTracker::new(), CancellationToken::new());
         let myself = build::local(&self.config, self.storage.identity.as_ref());
         let pool = Pool::new(self.transport.clone(), myself, self.metrics.peer.clone());
@@ -203,29 +254,29 @@ impl Node {
         if let Some(token) = &token {
             handler.hold(Arc::clone(token));
         }
-        if let Some(address) = self.config.peer.listen {
-            let listener = bind(address).await?;
+        let ports = Ports::open(&self.config, std::mem::take(&mut self.passed)).await?;
+        for listener in ports.rpc {
             let limits = Limits { connections_max: PEER_CONNECTIONS_MAX };
             let served = Arc::clone(&handler);
             let (transport, counted, stop) = (self.transport.clone(), self.metrics.peer.clone(), stop_peers.clone());
             tasks.spawn(peer::serve(listener, transport, served, limits, counted, stop));
         }
-        let mut listeners = Vec::new();
-        for address in &self.config.http.listen {
-            listeners.push(bind(*address).await?);
-        }
+        let listening: Arc<[Listening]> = ports.list.into();
         // Before the node is in a cluster: it tells what it waits for, and is told what to do.
         let (lobby, mut wishes) = lobby::lobby();
         let (stop_http, (begin_http, member)) = (CancellationToken::new(), oneshot::channel());
         let limits = LiveLimits::new(self.config.http.limits.clone());
-        let reception = build::reception(&self.config, &limits, &self.metrics, lobby.clone());
-        let http = http_runtime.spawn(http::serve(listeners, reception, member, stop_http.clone()));
+        let reception = build::reception(&self.config, &limits, &self.metrics, lobby.clone(), Arc::clone(&listening));
+        let http = http_runtime.spawn(http::serve(ports.http, reception, member, stop_http.clone()));
+        conditions.listening.met();
+        self.sight.lobby(&lobby);
 
         let brought = self.transport.tls().and_then(|tls| Brought::of(tls, &self.metrics));
         if let Some(brought) = &brought {
             tasks.spawn(brought.clone().run(stop_peers.clone()));
         }
-        let reloader = Reloader::new(self.loaded.clone(), limits.clone(), brought.clone(), self.metrics.reload.clone());
+        let (loaded, counted) = (self.loaded.clone(), self.metrics.reload.clone());
+        let reloader = Reloader::new(loaded, limits.clone(), brought.clone(), counted, self.supervisor.clone());
         tasks.spawn(reloader.run(hangups, stop_peers.clone()));
 
         let (identity, asked) = match self.storage.identity.clone() {
@@ -235,6 +286,7 @@ impl Node {
             }
             None => (self.become_member(&pool, &handler, &lobby, stop).await?, None),
         };
+        conditions.member.met();
         let known = build::local(&self.config, Some(&identity));
         pool.become_member(known.clone());
         self.metrics.cluster.recovery_epoch.set(u64::from(identity.epoch));
@@ -250,6 +302,8 @@ impl Node {
             clock: self.clock,
         };
         let consensus = Consensus::start(parts, form).await.map_err(|source| NodeError::Start { source })?;
+        self.sight.member(&consensus);
+        consensus.watched().into_iter().for_each(|watched| self.supervisor.watch(watched));
         handler.begin(known, consensus.clone());
         complete_formation(&consensus, stop).await;
         let audit = Audit::new(self.clock, self.metrics.cluster.clone());
@@ -278,13 +332,15 @@ impl Node {
         }
         let tls = self.transport.tls().cloned();
         let papers = Papers { tls, authority, brought, pool: pool.clone(), clock: self.clock };
-        let deps = build::http(&self.config, limits, &consensus, audit, papers, self.metrics);
+        let deps = build::http(&self.config, limits, &consensus, audit, papers, self.metrics, listening);
         // It fails if the node is stopping, and then nobody is answered any more.
         drop(begin_http.send(deps));
         enter::tell(asked, consensus.identity());
+        tasks.spawn(supervise::catch_up(consensus.clone(), conditions.caught_up, stop.clone()));
         tracing::info!(node = consensus.identity().node_id, name = %self.config.node.name, "serving");
-        let data_dir = self.config.storage.data_dir;
-        Ok(Running { consensus, pool, tasks, http, stop_http, stop_peers, data_dir })
+        let (data_dir, supervisor) = (self.config.storage.data_dir, self.supervisor);
+        let own_admin = ports.own_admin;
+        Ok(Running { consensus, pool, tasks, http, stop_http, stop_peers, data_dir, supervisor, own_admin })
     }
 
     /// The token of the configuration, which only a node that is in no cluster needs; and the nodes that joined each
@@ -338,14 +394,19 @@ impl Running {
 
     /// Ends in order.
     pub async fn drain(self) {
+        self.supervisor.stopping();
+        supervise::stopping(&self.supervisor, "leadership is handed over");
         // First, while everything still works: writes in flight are then forwarded to the new leader, not lost.
         self.consensus.hand_over().await;
         // Blocked queries are answered with the current index, requests in flight run to their end.
+        supervise::stopping(&self.supervisor, "requests under way are answered");
         self.stop_http.cancel();
         if let Err(error) = self.http.await {
             tracing::error!(%error, "the HTTP server did not end well");
         }
+        drop(self.own_admin);
         // Before the raft core: nobody shall be answered by a core that is ending.
+        supervise::stopping(&self.supervisor, "the storage is closed");
         self.stop_peers.cancel();
         self.pool.close().await;
         self.tasks.close();
@@ -353,10 +414,6 @@ impl Running {
         // Last: the storage is closed when nobody writes to it any more.
         self.consensus.stop().await;
     }
-}
-
-async fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
-    TcpListener::bind(address).await.map_err(|source| NodeError::Listen { address, source })
 }
 
 /// Opens the storage; one that is damaged beyond repair is moved aside, if others hold the data.
@@ -369,6 +426,7 @@ fn open_storage(config: &Config, metrics: &Metrics) -> Result<Storage, NodeError
             let name = format!("damaged-{}", Clock::start().wall().as_millis());
             let aside = Storage::quarantine(&wanted, &name).map_err(failed)?;
             tracing::error!(
+                message_id = events::STORAGE_DAMAGED,
                 error = %damage,
                 moved_to = %aside.display(),
                 "damaged storage set aside; this node joins anew, under another id"
@@ -437,7 +495,7 @@ fn check_snapshots(tasks: &TaskTracker, consensus: &Consensus, metrics: &Metrics
     tasks.spawn_blocking(move || match Storage::check_snapshots(&state, &metrics) {
         Ok(damaged) => {
             for error in damaged {
-                tracing::error!(%error, "damaged snapshot set aside");
+                tracing::error!(message_id = events::SNAPSHOT_DAMAGED, %error, "damaged snapshot set aside");
             }
         }
         Err(error) => tracing::error!(%error, "the snapshots cannot be checked"),

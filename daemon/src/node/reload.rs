@@ -8,6 +8,7 @@ use crate::config::{Again, ConfigError, Loaded};
 use crate::http::LiveLimits;
 use crate::metrics::{ReloadMetrics, ReloadedPart};
 use crate::shutdown::Hangups;
+use crate::systemd::Supervisor;
 use crate::telemetry::{self, FilterError, chain};
 use crate::tls::TlsError;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,7 @@ pub(super) struct Reloader {
     /// There if certificates are brought by people.
     brought: Option<Brought>,
     metrics: ReloadMetrics,
+    supervisor: Supervisor,
 }
 
 impl Reloader {
@@ -49,8 +51,9 @@ impl Reloader {
         limits: LiveLimits,
         brought: Option<Brought>,
         metrics: ReloadMetrics,
+        supervisor: Supervisor,
     ) -> Reloader {
-        Reloader { loaded, limits, brought, metrics }
+        Reloader { loaded, limits, brought, metrics, supervisor }
     }
 
     /// Reloads at each SIGHUP until `stop`.
@@ -58,8 +61,11 @@ impl Reloader {
         while stop.run_until_cancelled(hangups.next()).await.is_some() {
             // Not on a thread that serves peers: files are read.
             let reload = tokio::task::spawn_blocking(move || {
+                self.supervisor.reloading();
                 let reloaded = self.reload();
                 self.tell(&reloaded);
+                // Refused or not, it is over.
+                self.supervisor.reloaded();
                 self
             });
             let Ok(me) = reload.await else { return };

@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::peer::Pool;
 use crate::raft_types::{NodeInfo, TypeConfig};
 use crate::storage::{Identity, Space, StateMachine, StateStore, Storage};
+use crate::systemd::{Pulse, Watched};
 use crate::watch::Watches;
 use bytes::Bytes;
 use group::Grouper;
@@ -39,7 +40,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -120,6 +121,9 @@ struct Inner {
     left_behind: AtomicBool,
     /// What the leader's autopilot published last, and in which term.
     report: Mutex<Option<(u64, Bytes)>>,
+    /// Of the raft core.
+    pulse: Arc<Pulse>,
+    poked: Arc<Notify>,
 }
 
 /// What the running parts need of [`RaftConfig`].
@@ -236,6 +240,8 @@ impl Consensus {
                 departed: watch::Sender::new(None),
                 left_behind: AtomicBool::new(false),
                 report: Mutex::default(),
+                pulse: Pulse::new("raft-core"),
+                poked: Arc::default(),
                 identity,
             }),
         };
@@ -257,6 +263,18 @@ impl Consensus {
     /// The state, for those who count and check it.
     pub fn state(&self) -> &Arc<StateStore> {
         &self.inner.state
+    }
+
+    /// Those without whose progress this node is dead: the log writer, the apply thread, and the raft core.
+    pub fn watched(&self) -> [Watched; 3] {
+        let (pulse, poked) = (Arc::clone(&self.inner.pulse), Arc::clone(&self.inner.poked));
+        let asked = Arc::clone(&pulse);
+        let poke = move || {
+            asked.ask();
+            poked.notify_one();
+        };
+        let core = Watched { pulse, poke: Box::new(poke) };
+        [self.inner.storage.log.watched(), self.inner.storage.state.watched(), core]
     }
 
     /// Who this node is.

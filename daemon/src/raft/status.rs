@@ -102,6 +102,8 @@ pub struct SnapshotInfo {
 const SNAPSHOT_LOOK: Duration = Duration::from_millis(200);
 /// How long the leader may take to answer with its report.
 const REPORT: Duration = Duration::from_secs(2);
+/// A voter that was silent for longer does not answer.
+const ANSWERS: Duration = Duration::from_secs(1);
 /// A node that is further behind than this is not ready.
 const LAG_MAX: u64 = 1000;
 
@@ -110,6 +112,41 @@ pub fn node_uuid(cluster_id: [u8; 16], node_id: u64) -> String {
     let hash = Sha256::new().chain_update(cluster_id).chain_update(node_id.to_be_bytes()).finalize();
     let bytes: [u8; 16] = hash[..16].try_into().expect("a SHA-256 has 32 bytes");
     uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
+}
+
+impl Status {
+    /// One line for people: what this node does, in which term, and how far it is.
+    pub fn in_words(&self) -> String {
+        let role = match self.role {
+            Role::Leader => "leader",
+            Role::Follower => "follower",
+            Role::Candidate => "candidate",
+            Role::Learner => "learner",
+            Role::Joining => "member that hears nothing of its cluster yet",
+        };
+        let who = match &self.leader {
+            Some(_) if self.contact.is_leader => {
+                let answers = |m: &&MemberStatus| m.voter && m.last_contact.is_some_and(|age| age < ANSWERS);
+                let (voters, answer) =
+                    (self.members.iter().filter(|m| m.voter).count(), self.members.iter().filter(answers).count());
+                format!("leader, {answer} of {voters} voters answer")
+            }
+            Some(leader) => format!("{role} of {}", leader.info.name),
+            None if self.role == Role::Leader => "leader whom no majority answers: takes no writes".to_owned(),
+            None => format!("{role}, no leader is known"),
+        };
+        let behind = match self.contact.is_leader {
+            true => self.members.iter().filter_map(|m| Some((m.lag?, &m.peer.info.name))).max(),
+            false => None,
+        };
+        let lag = match behind {
+            Some((lag, name)) if lag > LAG_MAX => format!(", {name} is {lag} entries behind"),
+            Some(_) => String::new(),
+            None => format!(", {} entries behind", self.commit_index.saturating_sub(self.applied_index)),
+        };
+        let read_only = self.read_only.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+        format!("{who}, term {}{lag}{read_only}", self.term)
+    }
 }
 
 impl Consensus {

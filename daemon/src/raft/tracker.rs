@@ -5,6 +5,7 @@ use super::leadership::Vote;
 use super::{Consensus, Role};
 use crate::metrics::{Election, PeerProgress, RoleMetric};
 use crate::raft_types::{LogId, TypeConfig};
+use crate::telemetry::events;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftMetrics, ReadPolicy, ServerState};
 use std::time::Duration;
@@ -33,12 +34,29 @@ impl Consensus {
     /// Starts the followers of the raft core.
     pub(super) fn track(&self, changed: watch::Sender<u64>) {
         let (follow, campaign, keep, touch) = (self.clone(), self.clone(), self.clone(), self.clone());
-        let fence = self.clone();
+        let (beat, fence) = (self.clone(), self.clone());
+        self.inner.tasks.spawn(async move { beat.beat().await });
         self.inner.tasks.spawn(async move { fence.stay_behind().await });
         self.inner.tasks.spawn(async move { follow.follow(changed).await });
         self.inner.tasks.spawn(async move { campaign.begin_to_campaign().await });
         self.inner.tasks.spawn(async move { keep.housekeep().await });
         self.inner.tasks.spawn(async move { touch.keep_in_touch().await });
+    }
+
+    /// Answers pokes as long as the core answers questions.
+    async fn beat(self) {
+        loop {
+            tokio::select! {
+                () = self.inner.stop.cancelled() => break,
+                () = self.inner.poked.notified() => {}
+            }
+            // A core that has ended is told of elsewhere.
+            if self.inner.raft.with_raft_state(|_| ()).await.is_err() {
+                break;
+            }
+            self.inner.pulse.done(1);
+        }
+        self.inner.pulse.retire();
     }
 
     async fn follow(self, changed: watch::Sender<u64>) {
@@ -79,7 +97,15 @@ impl Consensus {
         let raft = &self.inner.metrics.raft;
         let leader_changed = now.current_leader != seen.leader && now.current_leader.is_some();
         if (now.current_leader, now.current_term, Some(now.state)) != (seen.leader, seen.term, seen.state) {
+            let won = now.state == ServerState::Leader;
+            let lost = seen.state == Some(ServerState::Leader) && !won;
+            let message_id = match (won, lost) {
+                (true, _) => Some(events::LEADER_WON),
+                (false, true) => Some(events::LEADER_LOST),
+                (false, false) => None,
+            };
             tracing::info!(
+                message_id,
                 term = now.current_term,
                 leader = now.current_leader,
                 state = ?now.state,

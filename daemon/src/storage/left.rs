@@ -67,7 +67,7 @@ pub fn look(data_dir: &Path) -> Result<Left, LookError> {
     let path = data_dir.join("raft");
     let options = EnvOptions { map_bytes_max: MAP_BYTES_MAX, readers_max: 16, durable: true };
     let env = env::open(&path, &options).map_err(|source| failed(OpenError::Env { source }))?;
-    let read = match recovery::read_log(&env, &path) {
+    let read = match recovery::read_log(&env, &path, None) {
         Ok(read) => read,
         Err(OpenError::DamagedLog { why, .. }) => {
             let none = StoredMembership::default();
@@ -117,7 +117,7 @@ fn sound_snapshot(data_dir: &Path) -> (Option<SnapshotMeta>, Option<String>) {
         Err(error) => return (None, Some(chain(&error))),
     };
     for path in list {
-        match snapshot::verify(&path) {
+        match snapshot::verify(&path, None) {
             Ok(verified) => return (Some(verified.meta), None),
             // Start-up sets it aside and uses the one before; whether that suffices is seen from the log.
             Err(error) => tracing::warn!(error = %chain(&error), "snapshot passed over"),

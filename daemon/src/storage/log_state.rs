@@ -4,12 +4,13 @@ use super::codec;
 use super::tail::Tail;
 use crate::metrics::StorageMetrics;
 use crate::raft_types::{Entry, LogId, Vote};
+use crate::systemd::Pulse;
 use bytes::Bytes;
 use heed::Database;
 use heed::types::Bytes as RawBytes;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The tables of the raft environment.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,8 @@ pub(super) struct Shared {
     inner: Mutex<Inner>,
     /// The index of `committed`, readable without the lock.
     committed_index: AtomicU64,
+    /// Of the writer thread.
+    pub(super) pulse: Arc<Pulse>,
     pub(super) metrics: StorageMetrics,
 }
 
@@ -53,6 +56,7 @@ impl Shared {
         let committed_index = AtomicU64::new(opened.committed.map_or(0, |id| id.index));
         Shared {
             committed_index,
+            pulse: Pulse::new("log-writer"),
             inner: Mutex::new(Inner {
                 vote: opened.vote,
                 committed: (opened.committed, false),

@@ -7,6 +7,7 @@ use super::log_state::{Shared, Tables, parse_record};
 use super::log_writer::Op;
 use super::tail::weight;
 use crate::raft_types::{Entry, IOFlushed, LogId, LogState, TypeConfig, Vote};
+use crate::systemd::Watched;
 use heed::{Env, WithoutTls};
 use openraft::storage::RaftLogStorage;
 use openraft::{OptionalSend, RaftLogReader};
@@ -71,7 +72,21 @@ impl LogStore {
         answer.await.map_err(|_| self.stopped())?
     }
 
+    /// The writer thread, for those who see to it that it makes progress.
+    pub fn watched(&self) -> Watched {
+        let (pulse, queue) = (Arc::clone(&self.shared.pulse), self.queue.clone());
+        let asked = Arc::clone(&pulse);
+        let poke = move || {
+            asked.ask();
+            if queue.try_send(Op::Poke).is_err() {
+                asked.done(1);
+            }
+        };
+        Watched { pulse, poke: Box::new(poke) }
+    }
+
     fn send(&self, op: Op) -> io::Result<()> {
+        self.shared.pulse.ask();
         self.queue.send(op).map_err(|_| self.stopped())
     }
 

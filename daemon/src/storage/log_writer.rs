@@ -7,6 +7,7 @@ use super::codec;
 use super::log_state::{Shared, Tables, record_crc};
 use super::prezero::Prezero;
 use crate::raft_types::{Entry, IOFlushed, LogId, Vote};
+use crate::telemetry::events;
 use heed::{Env, PutFlags, RwTxn, WithoutTls};
 use konsul_state::Writer;
 use std::io;
@@ -43,6 +44,8 @@ pub(super) enum Op {
     Close {
         done: oneshot::Sender<io::Result<()>>,
     },
+    /// Nothing: whoever asks wants to see that the thread answers.
+    Poke,
 }
 
 /// Keys of the metadata table.
@@ -83,6 +86,7 @@ enum Done {
 #[derive(Default)]
 struct Collected {
     done: Vec<Done>,
+    ops: u64,
     entries: usize,
     bytes: usize,
     last: Option<u64>,
@@ -108,7 +112,15 @@ impl LogWriter {
 
     /// Runs until it is closed or a write fails. After a failure nothing is acknowledged any more: what the page
     /// cache holds after a failed flush cannot be trusted, so the process has to end.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(self) {
+        let pulse = Arc::clone(&self.shared.pulse);
+        pulse.is_mine();
+        self.work();
+        // It ends because it is told to, or because the node ends.
+        pulse.retire();
+    }
+
+    fn work(mut self) {
         loop {
             let first = if self.purge_pending() {
                 match self.queue.try_recv() {
@@ -120,6 +132,10 @@ impl LogWriter {
                 let Ok(op) = self.queue.recv() else { return };
                 Some(op)
             };
+            if matches!(first, Some(Op::Poke)) {
+                self.shared.pulse.done(1);
+                continue;
+            }
             match self.batch(first) {
                 Ok(true) => return,
                 Ok(false) => {}
@@ -140,13 +156,14 @@ impl LogWriter {
         let written = env.write_txn().and_then(|mut txn| {
             let mut next = first;
             while let Some(op) = next.take() {
+                got.ops += 1;
                 self.put(&mut txn, op, &mut got)?;
                 let full = got.entries >= BATCH_ENTRIES_MAX || got.bytes >= BATCH_BYTES_MAX || got.close;
                 next = if full { None } else { self.queue.try_recv().ok() };
             }
             self.put_committed(&mut txn)?;
             self.purge_slice(&mut txn)?;
-            txn.commit()
+            self.shared.pulse.io(|| txn.commit())
         });
         if let Err(error) = written {
             return Err((io::Error::other(error), got.done));
@@ -162,8 +179,10 @@ impl LogWriter {
                 Done::Answer(to) => drop(to.send(Ok(()))),
             }
         }
+        self.shared.pulse.done(got.ops);
         // Ahead of need, and never between a caller and its answer.
-        if let Err(error) = self.prezero.ahead(&self.env) {
+        let (prezero, env) = (&mut self.prezero, &self.env);
+        if let Err(error) = self.shared.pulse.io(|| prezero.ahead(env)) {
             tracing::warn!(%error, "cannot extend the log file ahead of use; commits will be slower");
         }
         Ok(got.close)
@@ -206,6 +225,7 @@ impl LogWriter {
                 got.done.push(Done::Answer(done));
                 got.close = true;
             }
+            Op::Poke => {}
         }
         Ok(())
     }
@@ -257,7 +277,8 @@ impl LogWriter {
     }
 
     fn fail(self, error: &io::Error, done: Vec<Done>) {
-        tracing::error!(%error, "cannot write the raft log; nothing is acknowledged any more, the node stops");
+        let message_id = events::LOG_FAILED;
+        tracing::error!(message_id, %error, "cannot write the raft log; nothing is acknowledged any more, the node stops");
         self.shared.fail(error);
         for done in done {
             let told = io::Error::other(error.to_string());

@@ -13,8 +13,9 @@ use super::log_writer::{LogWriter, Op, meta};
 use super::prezero::Prezero;
 use super::snapshot::{self, SnapshotDir, SnapshotError, Verified};
 use super::state_machine::{StateMachine, StateStore};
-use crate::metrics::StorageMetrics;
+use crate::metrics::{Recovering, StorageMetrics};
 use crate::raft_types::{LogId, SnapshotMeta};
+use crate::telemetry::events;
 use crate::watch::Watches;
 use heed::types::Bytes as RawBytes;
 use heed::{CommitOrAbort, Env, RoTxn, WithoutTls};
@@ -186,7 +187,7 @@ impl Storage {
     /// next one takes its place; it returns what was found.
     pub fn check_snapshots(state: &StateStore, metrics: &StorageMetrics) -> Result<Vec<String>, SnapshotError> {
         let mut found = Vec::new();
-        let newest = state.snapshots().newest(|error| {
+        let newest = state.snapshots().newest(metrics, |error| {
             metrics.snapshot_damaged.inc();
             found.push(error.to_string());
         })?;
@@ -261,7 +262,9 @@ fn open_log(config: &StorageConfig, metrics: StorageMetrics, report: &mut Report
     let path = config.data_dir.join("raft");
     let options = EnvOptions { map_bytes_max: config.map_bytes_max, readers_max: 256, durable: true };
     let env = env::open(&path, &options).map_err(|source| OpenError::Env { source })?;
-    let ReadLog { tables, opened, identity, entries } = read_log(&env, &path)?;
+    let pages = u64::try_from(env.info().last_page_number).expect("a page count fits 64 bits");
+    let progress = metrics.recovering(pages * 4096);
+    let ReadLog { tables, opened, identity, entries } = read_log(&env, &path, Some(progress))?;
     report.log_entries = entries;
 
     let (purged, last) = (opened.last_purged, opened.last.max(opened.last_purged));
@@ -287,7 +290,7 @@ pub(super) struct ReadLog {
     entries: u64,
 }
 
-pub(super) fn read_log(env: &Env<WithoutTls>, path: &Path) -> Result<ReadLog, OpenError> {
+pub(super) fn read_log(env: &Env<WithoutTls>, path: &Path, progress: Option<Recovering>) -> Result<ReadLog, OpenError> {
     let tables = open_tables(env).map_err(|source| OpenError::Log { op: "open the tables", source })?;
     let txn = env.read_txn().map_err(|source| OpenError::Log { op: "begin a read", source })?;
     let damaged = |why: String| OpenError::DamagedLog { path: path.to_owned(), why };
@@ -298,7 +301,7 @@ pub(super) fn read_log(env: &Env<WithoutTls>, path: &Path) -> Result<ReadLog, Op
         last_purged: read_meta(&txn, tables, meta::LAST_PURGED, codec::log_id).map_err(|e| damaged(e.to_string()))?,
         last: None,
     };
-    let (last, entries) = scan(&txn, tables, opened.last_purged).map_err(|e| damaged(e.to_string()))?;
+    let (last, entries) = scan(&txn, tables, opened.last_purged, progress).map_err(|e| damaged(e.to_string()))?;
     opened.last = last;
     Ok(ReadLog { tables, opened, identity, entries })
 }
@@ -372,7 +375,12 @@ enum ScanError {
 }
 
 /// Reads the whole log, checks every record, and returns the last log id and how many entries there are.
-fn scan(txn: &RoTxn<'_, WithoutTls>, tables: Tables, purged: Option<LogId>) -> Result<(Option<LogId>, u64), ScanError> {
+fn scan(
+    txn: &RoTxn<'_, WithoutTls>,
+    tables: Tables,
+    purged: Option<LogId>,
+    mut progress: Option<Recovering>,
+) -> Result<(Option<LogId>, u64), ScanError> {
     let purged = purged.map_or(0, |id| id.index);
     let (mut last, mut entries): (Option<(u64, &[u8])>, u64) = (None, 0);
     for found in tables.log.iter(txn).map_err(ScanError::Read)? {
@@ -388,6 +396,8 @@ fn scan(txn: &RoTxn<'_, WithoutTls>, tables: Tables, purged: Option<LogId>) -> R
         }
         last = Some((index, body));
         entries += 1;
+        let bytes = u64::try_from(record.len()).expect("a length fits 64 bits");
+        progress.iter_mut().for_each(|progress| progress.advance(bytes));
     }
     let Some((index, body)) = last else { return Ok((None, entries)) };
     let entry = codec::entry(index, &bytes::Bytes::copy_from_slice(body)).map_err(ScanError::Decode)?;
@@ -412,8 +422,9 @@ fn verified(
     report: &mut Report,
     metrics: &StorageMetrics,
 ) -> Result<Option<Verified>, OpenError> {
-    let newest = snapshots.newest(|error| {
-        tracing::error!(%error, "damaged snapshot set aside; the previous one is used");
+    let newest = snapshots.newest(metrics, |error| {
+        let message_id = events::SNAPSHOT_DAMAGED;
+        tracing::error!(message_id, %error, "damaged snapshot set aside; the previous one is used");
         metrics.snapshot_damaged.inc();
         report.damaged_snapshots.push(error.to_string());
     });

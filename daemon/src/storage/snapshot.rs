@@ -9,6 +9,7 @@
 use super::codec;
 use super::records::{Hashing, RecordReader, RecordWriter};
 use super::snapshot_file::SnapshotFile;
+use crate::metrics::{Recovering, StorageMetrics};
 use crate::raft_types::SnapshotMeta;
 use konsul_state::{DecodeError, Loader, Reader, StateError, Store, View, Writer};
 use sha2::{Digest as _, Sha256};
@@ -81,6 +82,20 @@ fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SnapshotEr
     move |source| SnapshotError::File { op, path, source }
 }
 
+/// Reads from a file and tells how far it is.
+struct Advancing<R> {
+    inner: R,
+    progress: Recovering,
+}
+
+impl<R: Read> Read for Advancing<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.progress.advance(u64::try_from(n).expect("a length fits 64 bits"));
+        Ok(n)
+    }
+}
+
 impl SnapshotDir {
     /// Opens (or makes) the directory and drops what an interrupted write left.
     pub fn open(path: PathBuf) -> Result<SnapshotDir, SnapshotError> {
@@ -119,9 +134,13 @@ impl SnapshotDir {
     }
 
     /// The newest snapshot that verifies. Damaged ones are set aside under another name and handed to `damaged`.
-    pub fn newest(&self, mut damaged: impl FnMut(&SnapshotError)) -> Result<Option<Verified>, SnapshotError> {
+    pub fn newest(
+        &self,
+        metrics: &StorageMetrics,
+        mut damaged: impl FnMut(&SnapshotError),
+    ) -> Result<Option<Verified>, SnapshotError> {
         for path in self.list()? {
-            match verify(&path) {
+            match verify(&path, Some(metrics)) {
                 Ok(verified) => return Ok(Some(verified)),
                 Err(error @ (SnapshotError::Damaged { .. } | SnapshotError::Decode { .. })) => {
                     damaged(&error);
@@ -214,7 +233,7 @@ fn write_file(tmp: &Path, meta: &SnapshotMeta, view: &View) -> Result<(u64, [u8;
 }
 
 /// Reads the whole file once and checks its trailer; nothing in it is believed before.
-pub fn verify(path: &Path) -> Result<Verified, SnapshotError> {
+pub fn verify(path: &Path, metrics: Option<&StorageMetrics>) -> Result<Verified, SnapshotError> {
     let damaged = |why: String| SnapshotError::Damaged { path: path.to_owned(), why };
     let mut file = File::open(path).map_err(failed("open", path))?;
     let len = file.metadata().map_err(failed("stat", path))?.len();
@@ -222,6 +241,7 @@ pub fn verify(path: &Path) -> Result<Verified, SnapshotError> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let mut left = content;
+    let mut progress = metrics.map(|metrics| metrics.recovering(content));
     while left > 0 {
         let want = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
         let n = file.read(&mut buffer[..want]).map_err(failed("read", path))?;
@@ -229,7 +249,9 @@ pub fn verify(path: &Path) -> Result<Verified, SnapshotError> {
             return Err(damaged("it became shorter while it was read".to_owned()));
         }
         hash.update(&buffer[..n]);
-        left -= u64::try_from(n).expect("a length fits 64 bits");
+        let n = u64::try_from(n).expect("a length fits 64 bits");
+        progress.iter_mut().for_each(|progress| progress.advance(n));
+        left -= n;
     }
     let mut expected = [0; 32];
     file.read_exact(&mut expected).map_err(failed("read", path))?;
@@ -288,11 +310,12 @@ fn read_ends(path: &Path, len: u64) -> Result<(SnapshotMeta, u64), SnapshotError
 }
 
 /// Fills an empty store with a verified snapshot.
-pub fn load(verified: &Verified, store: &Store) -> Result<(), SnapshotError> {
+pub fn load(verified: &Verified, store: &Store, metrics: &StorageMetrics) -> Result<(), SnapshotError> {
     let path = &verified.file.path;
     let damaged = |why: String| SnapshotError::Damaged { path: path.clone(), why };
     let file = File::open(path).map_err(failed("open", path))?;
-    let mut from = BufReader::with_capacity(1 << 20, file);
+    let progress = metrics.recovering(verified.file.len);
+    let mut from = BufReader::with_capacity(1 << 20, Advancing { inner: file, progress });
     read_head(path, &mut from)?;
     let content = zstd::Decoder::with_buffer(from).map_err(failed("decompress", path))?.single_frame();
     let content = BufReader::with_capacity(1 << 20, content);

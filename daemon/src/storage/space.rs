@@ -4,6 +4,7 @@
 //! there is still room for what must go on: votes, purging, a snapshot.
 
 use crate::metrics::StorageMetrics;
+use crate::telemetry::events;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -82,9 +83,13 @@ impl Space {
         self.metrics.read_only.set(u64::from(now != ENOUGH));
         match (before, now) {
             (ENOUGH, LOW | CRITICAL) => {
-                tracing::error!(free_bytes = free, reserve_bytes = reserve, "disk full: read-only")
+                let message_id = events::DISK_FULL;
+                tracing::error!(message_id, free_bytes = free, reserve_bytes = reserve, "disk full: read-only")
             }
-            (LOW | CRITICAL, ENOUGH) => tracing::info!(free_bytes = free, "space returned: writes are taken again"),
+            (LOW | CRITICAL, ENOUGH) => {
+                let message_id = events::DISK_FREED;
+                tracing::info!(message_id, free_bytes = free, "space returned: writes are taken again");
+            }
             _ => {}
         }
         Ok(())

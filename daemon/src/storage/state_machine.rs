@@ -11,6 +11,7 @@ use super::snapshot::{self, SnapshotDir, SnapshotError, Verified};
 use super::snapshot_file::SnapshotFile;
 use crate::metrics::{SnapshotOp, StorageMetrics};
 use crate::raft_types::{Entry, EntryPayload, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::systemd::{Pulse, Watched};
 use crate::telemetry::chain;
 use crate::watch::Watches;
 use arc_swap::ArcSwap;
@@ -23,7 +24,17 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 use tokio::sync::oneshot;
 
-type Job = (Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>, oneshot::Sender<io::Result<()>>);
+type Run = Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>;
+
+/// What the apply thread is asked to do.
+enum Job {
+    Apply {
+        run: Run,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    /// Nothing: whoever asks wants to see that the thread answers.
+    Poke,
+}
 
 /// Entries and bytes of one transaction at most: a reader of the next index waits for all of it.
 const BATCH_ENTRIES_MAX: usize = 1024;
@@ -37,6 +48,8 @@ pub struct StateStore {
     newest: Mutex<Option<Verified>>,
     watches: Watches,
     metrics: StorageMetrics,
+    /// Of the apply thread.
+    pulse: Arc<Pulse>,
 }
 
 /// openraft's handle to the state. Cloned handles are the same state.
@@ -71,6 +84,7 @@ impl StateStore {
             newest: Mutex::new(newest),
             watches,
             metrics,
+            pulse: Pulse::new("apply"),
         }
     }
 
@@ -132,7 +146,7 @@ impl StateStore {
     }
 
     /// Applies a run of entries in one transaction, answers, wakes.
-    fn apply(&self, run: &mut Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> Result<(), StateError> {
+    fn apply(&self, run: &mut Run) -> Result<(), StateError> {
         let started = Instant::now();
         let current = self.current.load_full();
         let mut batch = current.store().batch()?;
@@ -163,7 +177,7 @@ impl StateStore {
         });
         let index = Index::new(last.index);
         batch.set_position(index, &id.into_vec(), membership.as_deref())?;
-        let changes = batch.commit()?;
+        let changes = self.pulse.io(|| batch.commit())?;
         // Committed: a caller that is answered now, and reads, sees its write.
         self.watches.publish(index, &changes);
         for (responder, outcome) in answers {
@@ -177,7 +191,7 @@ impl StateStore {
     fn install(&self, verified: &Verified) -> Result<(), io::Error> {
         let old = self.current.load_full();
         let fresh = self.generations.fresh(Some(&old)).map_err(io::Error::other)?;
-        snapshot::load(verified, fresh.store()).map_err(io::Error::other)?;
+        snapshot::load(verified, fresh.store(), &self.metrics).map_err(io::Error::other)?;
         self.put_position(&fresh, &verified.meta).map_err(io::Error::other)?;
         self.generations.adopt(&fresh).map_err(io::Error::other)?;
         let keep = self.generations.path_of(&fresh);
@@ -208,14 +222,19 @@ impl StateMachine {
         let (jobs, queue) = mpsc::sync_channel::<Job>(1);
         let applier = Arc::clone(&store);
         std::thread::Builder::new().name("apply".to_owned()).spawn(move || {
-            while let Ok((mut run, done)) = queue.recv() {
-                let result = applier.apply(&mut run).map_err(io::Error::other);
-                if let Err(error) = &result {
-                    tracing::error!(error = %chain(error), "cannot apply to the state; the node stops");
+            applier.pulse.is_mine();
+            while let Ok(job) = queue.recv() {
+                if let Job::Apply { mut run, done } = job {
+                    let result = applier.apply(&mut run).map_err(io::Error::other);
+                    if let Err(error) = &result {
+                        tracing::error!(error = %chain(error), "cannot apply to the state; the node stops");
+                    }
+                    // openraft gives up waiting only when it stops.
+                    drop(done.send(result));
                 }
-                // openraft gives up waiting only when it stops.
-                drop(done.send(result));
+                applier.pulse.done(1);
             }
+            applier.pulse.retire();
         })?;
         Ok(StateMachine { store, jobs, log })
     }
@@ -225,10 +244,24 @@ impl StateMachine {
         &self.store
     }
 
-    async fn run(&self, run: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> io::Result<()> {
+    /// The apply thread, for those who see to it that it makes progress.
+    pub fn watched(&self) -> Watched {
+        let (pulse, jobs) = (Arc::clone(&self.store.pulse), self.jobs.clone());
+        let asked = Arc::clone(&pulse);
+        let poke = move || {
+            asked.ask();
+            if jobs.try_send(Job::Poke).is_err() {
+                asked.done(1);
+            }
+        };
+        Watched { pulse, poke: Box::new(poke) }
+    }
+
+    async fn run(&self, run: Run) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
         let ended = || io::Error::other("the apply thread has ended");
-        self.jobs.send((run, done)).map_err(|_| ended())?;
+        self.store.pulse.ask();
+        self.jobs.send(Job::Apply { run, done }).map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
 }
@@ -275,7 +308,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> Result<(), io::Error> {
         let (store, meta) = (Arc::clone(&self.store), meta.clone());
         let file = blocking(move || {
-            let mut verified = snapshot::verify(&snapshot.path).map_err(io::Error::other)?;
+            let mut verified = snapshot::verify(&snapshot.path, Some(&store.metrics)).map_err(io::Error::other)?;
             if verified.meta != meta {
                 return Err(io::Error::other(SnapshotError::Damaged {
                     path: snapshot.path.clone(),

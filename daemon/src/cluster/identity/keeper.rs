@@ -9,7 +9,7 @@ use super::files::{IdentityError, IdentityFiles};
 use super::message::{MemberAnswer, MemberRequest, Signed};
 use crate::cluster::ca::{self, CaError, CaRecord, Stage};
 use crate::metrics::{CertificateMetric, IdentityMetrics};
-use crate::telemetry::chain;
+use crate::telemetry::{chain, events};
 use crate::tls::{Facts, Material, TlsError, Validity};
 use rand::Rng;
 use rustls::pki_types::CertificateDer;
@@ -205,7 +205,12 @@ impl Keeper {
                 self.metrics.renewed(false);
                 let pause = (self.authority.life() / 20).clamp(RETRY_MIN, RETRY_MAX).mul_f64(jitter());
                 self.retry_at_ms = now_ms + u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                self.tell(&error);
+                let text = chain(&error);
+                if self.told.as_ref() != Some(&text) {
+                    let message_id = events::CERTIFICATE_NOT_RENEWED;
+                    tracing::warn!(message_id, error = text, "the certificate was not renewed; it is tried again");
+                    self.told = Some(text);
+                }
             }
         }
     }

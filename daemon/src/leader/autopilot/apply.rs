@@ -4,6 +4,7 @@ use super::super::LeaderDeps;
 use super::plan::{Step, Why};
 use crate::cluster::audit::{Event, Outcome, event};
 use crate::raft::{Change, ChangeError, Seen};
+use crate::telemetry::events;
 
 /// Makes the change; how it ended is in the log and the metrics.
 pub(super) async fn apply(deps: &LeaderDeps, seen: &Seen, step: &Step) {
@@ -52,7 +53,7 @@ fn count(deps: &LeaderDeps, seen: &Seen, step: &Step) {
             report(deps, event::MEMBER_PROMOTE, format!("{} (node {id}){instead}", name(*id)));
         }
         Step::Remove { id, why } => {
-            tracing::info!(node = id, name = %name(*id), why = why.as_str(), "a node was removed");
+            tracing::info!(message_id = events::MEMBER_REMOVED, node = id, name = %name(*id), why = why.as_str(), "a node was removed");
             report(deps, event::MEMBER_REMOVE, format!("{} (node {id}): {}", name(*id), why.as_str()));
             match why {
                 Why::Dead => metrics.removed.dead.inc(),

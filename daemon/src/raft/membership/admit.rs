@@ -6,6 +6,7 @@ use super::learners::RecordError;
 use super::seen::{CHANGE_TIMEOUT, ChangeError, why_not};
 use crate::raft_types::{NodeInfo, TypeConfig};
 use crate::storage::Identity;
+use crate::telemetry::events;
 use konsul_state::{Command, Outcome, Role as NodeRole};
 use openraft::error::{ClientWriteError, RaftError};
 
@@ -59,7 +60,7 @@ impl Consensus {
         let Outcome::Admitted { node_id } = committed.outcome else {
             return Err(AdmitError::Unexpected { outcome: committed.outcome });
         };
-        tracing::info!(node = node_id, name = %info.name, rpc = %info.rpc, "node admitted");
+        tracing::info!(message_id = events::MEMBER_ADMITTED, node = node_id, name = %info.name, rpc = %info.rpc, "node admitted");
         if role == NodeRole::Learner {
             self.keep_learner(node_id, true).await.map_err(|source| AdmitError::Record { source })?;
         }
