@@ -31,7 +31,8 @@ pub(crate) struct Args {
 /// Options of every command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
-    /// Server to ask; repeated or with commas: the first that can be reached [default: http://127.0.0.1:8500]
+    /// Server to ask; repeated or with commas: the first that can be reached [default: unix:///run/konsul/admin.sock for
+    /// those who may use it, else http://127.0.0.1:8500]
     #[arg(long, global = true, value_name = "URL", value_delimiter = ',', help_heading = "Global options")]
     server: Vec<Server>,
     /// How long to wait for an answer
@@ -63,7 +64,7 @@ impl Global {
                 return servers.map_err(|e| UsageError(format!("{variable}: {e}")));
             }
         }
-        Ok(vec![Server { host: "127.0.0.1".to_owned(), port: 8500 }])
+        Ok(vec![Server::of_this_host()])
     }
 }
 

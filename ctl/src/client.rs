@@ -25,7 +25,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{io::AsyncReadExt as _, net::TcpStream, task::JoinHandle, time};
+use tokio::{io::AsyncReadExt as _, task::JoinHandle, time};
 
 /// How long one connection attempt may take; a server that is up accepts at once.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -292,13 +292,11 @@ impl Client {
 }
 
 async fn open(server: &Server, within: Duration) -> Result<(SendRequest<Body>, JoinHandle<()>), String> {
-    let connecting = TcpStream::connect((server.host.as_str(), server.port));
-    let stream = match time::timeout(within, connecting).await {
+    let stream = match time::timeout(within, server.connect()).await {
         Err(_) => return Err(format!("no connection within {within:?}")),
         Ok(Err(e)) => return Err(io_reason(&e)),
         Ok(Ok(stream)) => stream,
     };
-    stream.set_nodelay(true).map_err(|e| io_reason(&e))?;
     let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|e| innermost(&e))?;
     // The request that waits on the connection is told of its failure; nobody else needs to be.
     #[expect(clippy::disallowed_methods, reason = "its owner is the pooled connection, which aborts it when dropped")]
@@ -464,6 +462,9 @@ fn io_reason(e: &io::Error) -> String {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
         io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
+        io::ErrorKind::NotFound => "there is no such socket".to_owned(),
+        // Of a socket in the file system: on the way to a host nobody is refused like this.
+        io::ErrorKind::PermissionDenied => "permission denied: that is for root and the group konsul".to_owned(),
         io::ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),
         _ => e.to_string(),
     }

@@ -11,6 +11,7 @@ mod file;
 mod output;
 mod path;
 mod server;
+mod stream;
 
 use crate::{
     args::Args,

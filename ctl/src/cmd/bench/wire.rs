@@ -3,11 +3,10 @@
 //! A load generator shares its processors with the servers it measures: one write, one read and no allocation a request.
 //! Knows nothing about: keys, values, what is measured.
 
-use crate::server::Server;
+use crate::{server::Server, stream::Stream};
 use std::{io, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     time,
 };
 
@@ -30,7 +29,7 @@ pub(super) enum WireError {
 
 /// An open connection.
 pub(super) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     /// What was read: `filled` bytes of it.
     input: Vec<u8>,
     filled: usize,
@@ -67,10 +66,8 @@ enum Length {
 
 impl Wire {
     pub(super) async fn connect(server: &Server, timeout: Duration) -> Result<Self, WireError> {
-        let connecting = TcpStream::connect((server.host.as_str(), server.port));
-        let connected = time::timeout(timeout, connecting).await.map_err(|_| WireError::Timeout)?;
+        let connected = time::timeout(timeout, server.connect()).await.map_err(|_| WireError::Timeout)?;
         let stream = connected.map_err(|_| WireError::Connect)?;
-        stream.set_nodelay(true).map_err(|_| WireError::Connect)?;
         let input = vec![0; BUFFER_BYTES];
         Ok(Self { stream, input, filled: 0, joined: Vec::new(), timeout, is_reusable: true })
     }
@@ -222,7 +219,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
-        let server = Server { host: "127.0.0.1".to_owned(), port };
+        let server = Server::Tcp { host: "127.0.0.1".to_owned(), port };
         let mut wire = Wire::connect(&server, Duration::from_secs(10)).await.expect("connect");
         wire.send(b"ask").await.expect("send");
         let reply = wire.receive(Duration::ZERO).await.map(|r| (r.status, r.index, r.body.to_vec()));
