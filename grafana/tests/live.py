@@ -197,12 +197,17 @@ def try_alert(cluster, prometheus):
     print(f"both started again: {alert} has ended")
 
 
-def snapshots(cluster, prometheus, count):
-    """Has each node make so many snapshots, one after Prometheus has seen the other: only then does it see a rise."""
+def snapshots(cluster, prometheus):
+    """Has each node make one more snapshot than Prometheus has seen, and waits until it has seen that."""
+
+    def seen():
+        built = prometheus.query('konsul_raft_snapshots_total{op="build", result="ok"}')
+        return {series["metric"]["node"]: float(series["value"][1]) for series in built}
+
+    before = seen()
 
     def look():
-        built = prometheus.query('konsul_raft_snapshots_total{op="build", result="ok"}')
-        late = [series["metric"]["node"] for series in built if float(series["value"][1]) < count]
+        late = [name for name, count in seen().items() if count <= before[name]]
         # Without news there is nothing to make a snapshot of.
         cluster.ctl("kv", "put", "grafana/news", str(time.monotonic()))
         for name in late:
@@ -211,13 +216,14 @@ def snapshots(cluster, prometheus, count):
                 raise Fault(f"no snapshot of {name}: {done.stderr}")
         return not late
 
-    until(f"{count} snapshots of each node", look)
+    until("one more snapshot of each node", look)
 
 
 def busy(cluster, prometheus):
     """Something for every panel to show."""
-    for count in (1, 2):
-        snapshots(cluster, prometheus, count)
+    # The first one makes the series appear, the second one makes them rise.
+    for _ in range(2):
+        snapshots(cluster, prometheus)
     line = [ROOT / "scripts/env", "--dir", cluster.dir, "--duration", "60s", "--clients", "4", "load"]
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
