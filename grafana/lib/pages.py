@@ -243,4 +243,28 @@ CERTIFICATES = {
     ],
 }
 
-PAGES = [OVERVIEW, OPERATIONS, REPLICATION, CERTIFICATES]
+BACKUPS = {
+    "slug": "konsul-backups",
+    "title": "Konsul / Backups",
+    "description": "How old the last backup is, and the last one that was restored on trial. Nothing before the first report.",
+    "panels": [
+        stat("Last backup kept, ago", "As reported by: konsulctl snapshot save --report.",
+             f"time() - max by (cluster) (max_over_time(konsul_backup_last_success_timestamp_seconds{{{C}}}[14d]))",
+             unit="s", steps=[(None, "green"), (86400, "orange"), (172800, "red")], width=8, runbook="backup-restore"),
+        stat("Last restore on trial, ago", "As reported by: konsulctl snapshot verify --report.",
+             f"time() - max by (cluster) (max_over_time(konsul_backup_last_verified_timestamp_seconds{{{C}}}[14d]))",
+             unit="s", steps=[(None, "green"), (604800, "red")], width=8, runbook="backup-restore"),
+        stat("Recovered by force", "How often somebody went on with one node.",
+             f"max by (cluster) (konsul_recovery_epoch{{{C}}})", steps=[(None, "green"), (1, "orange")], width=8,
+             runbook="quorum-loss"),
+        graph("Size of the last backup", "As it was kept.",
+              query(f"max by (cluster) (konsul_backup_size_bytes{{{C}}})", "size"), unit="bytes"),
+        graph("Time of the last restore on trial", "A first idea of how long a real one takes.",
+              query(f"max by (cluster) (konsul_backup_rehearsal_seconds{{{C}}})", "time"), unit="s"),
+        graph("Entries since the last backup", "What would be lost with all nodes.",
+              query(f"max by (cluster) (konsul_raft_commit_index{{{C}}}) - max by (cluster) (konsul_backup_archived_index{{{C}}})",
+                    "entries"), width=24, runbook="backup-restore"),
+    ],
+}
+
+PAGES = [OVERVIEW, OPERATIONS, REPLICATION, CERTIFICATES, BACKUPS]

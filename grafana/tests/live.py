@@ -224,6 +224,9 @@ def busy(cluster, prometheus):
     # The first one makes the series appear, the second one makes them rise.
     for _ in range(2):
         snapshots(cluster, prometheus)
+    saved = cluster.ctl("snapshot", "save", "--verify", "--report", str(cluster.dir / "backup.kbs"))
+    if saved.returncode != 0:
+        raise Fault(f"no backup: {saved.stderr}")
     line = [ROOT / "scripts/env", "--dir", cluster.dir, "--duration", "60s", "--clients", "4", "load"]
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
@@ -259,6 +262,7 @@ def main():
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "target/debug", help="where konsuld and konsulctl are")
     parser.add_argument("--port-base", type=int, default=24500, help="ports of the nodes follow it [default: 24500]")
     args = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)
     with tempfile.TemporaryDirectory(prefix="konsul-grafana-") as scratch:
         # The nodes run under other user ids if this is root.
         pathlib.Path(scratch).chmod(0o755)
