@@ -20,6 +20,7 @@ pub mod offline;
 pub mod peer;
 pub mod raft;
 pub mod raft_types;
+pub mod rate;
 pub mod shutdown;
 pub mod storage;
 pub mod systemd;

@@ -14,7 +14,7 @@ use std::process::Command;
 /// Modules of konsuld, from the ground up. A module uses modules of lower floors, never of its own or a higher one.
 const FLOORS: [&[&str]; 11] = [
     &["clock", "durable", "shutdown", "systemd", "telemetry", "raft_types"],
-    &["metrics", "tls", "watch"],
+    &["metrics", "rate", "tls", "watch"],
     &["storage"],
     &["peer"],
     &["raft"],

@@ -21,6 +21,7 @@ pub use settings::Problem;
 
 use crate::cluster::discovery::{AwsEnvironment, DiscoveryConfig};
 use crate::http::HttpConfig;
+use crate::rate::RateConfig;
 use crate::storage::StorageConfig;
 use crate::telemetry::LogConfig;
 use crate::tls::{TlsConfig, TlsVersion};
@@ -140,6 +141,8 @@ pub struct ClusterSection {
     pub sealing_key_file: Option<PathBuf>,
     /// With which it joins by itself at its first start.
     pub join_token_file: Option<PathBuf>,
+    /// How often one address may try to join.
+    pub join_rate: RateConfig,
 }
 
 impl ClusterSection {

@@ -9,10 +9,13 @@ use super::{
     Timing, TlsConfig, TlsMode, TlsSection,
 };
 use crate::http::{DefaultConsistency, HttpLimits, NonLeaderWrites};
+use crate::rate::RateConfig;
 use crate::telemetry::{LogConfig, LogFilter, LogFormat};
 use crate::tls::TlsVersion;
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,7 +42,8 @@ pub(super) fn build(settings: &Settings, tls_off: Option<&Origin>, host_name: &s
     if check.problems.is_empty() {
         let certificate_life = check.duration("cluster.certificate_life");
         let sealing_key_file = check.path("cluster.sealing_key_file");
-        let cluster = ClusterSection { peers, form, certificate_life, sealing_key_file, join_token_file };
+        let join_rate = check.join_rate();
+        let cluster = ClusterSection { peers, form, certificate_life, sealing_key_file, join_token_file, join_rate };
         Ok(Config { node, storage, raft, peer, tls, cluster, discovery, http, log })
     } else {
         Err(check.problems)
@@ -103,6 +107,17 @@ impl Check<'_> {
             Some(Value::Addresses(found)) => found.clone(),
             other => unreachable!("{path} is addresses with a default, not {other:?}"),
         }
+    }
+
+    fn networks(&self, path: &str) -> Vec<IpNet> {
+        match self.settings.get(path) {
+            Some(Value::Networks(found)) => found.clone(),
+            other => unreachable!("{path} is networks with a default, not {other:?}"),
+        }
+    }
+
+    fn times(&self, path: &str) -> u32 {
+        u32::try_from(self.number(path)).expect("the table bounds it")
     }
 
     /// Blames the place where this key was set.
@@ -383,7 +398,24 @@ impl Check<'_> {
             watches_max: self.size("http.watches_max"),
             connections_max: self.size("http.connections_max"),
             connections_per_client_max: self.size("http.connections_per_client_max"),
+            rate: RateConfig {
+                times: self.times("http.rate_per_client"),
+                per: Duration::from_secs(1),
+                burst: NonZeroU32::new(self.times("http.rate_burst")).expect("the table says 1 at least"),
+                exempt: self.networks("http.rate_exempt"),
+            },
             header_timeout: self.duration("http.header_timeout"),
+            transfer_timeout: self.duration("http.transfer_timeout"),
+        }
+    }
+
+    fn join_rate(&self) -> RateConfig {
+        let times = self.times("cluster.join_rate");
+        RateConfig {
+            times,
+            per: Duration::from_secs(60),
+            burst: NonZeroU32::new(times).unwrap_or(NonZeroU32::MIN),
+            exempt: self.networks("cluster.join_rate_exempt"),
         }
     }
 

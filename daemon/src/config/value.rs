@@ -1,6 +1,7 @@
 //! One value: what the written text means for a key of some kind.
 
 use crate::telemetry::LogFilter;
+use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub(super) enum Kind {
     Choices(&'static [&'static str]),
     /// A list of `host:port`.
     HostPorts,
+    /// A list of networks: `10.0.0.0/8`, or an address.
+    Networks,
     /// A DNS server: `ip` or `ip:port`.
     Server,
     /// A DNS name.
@@ -60,6 +63,7 @@ pub(super) enum Kind {
 pub(super) enum Value {
     Text(String),
     Texts(Vec<String>),
+    Networks(Vec<IpNet>),
     Path(PathBuf),
     Number(u64),
     Flag(bool),
@@ -102,6 +106,7 @@ impl Kind {
             Kind::Choice(choices) => format!("one of {}", choices.join(", ")),
             Kind::Choices(choices) => format!("a list of some of {}", choices.join(", ")),
             Kind::HostPorts => "a list of host:port, like [\"n1.example.net:8300\"]".into(),
+            Kind::Networks => "a list of networks or addresses, like [\"10.0.0.0/8\"]".into(),
             Kind::Server => "the address of a DNS server, like \"10.0.0.2\" or \"10.0.0.2:53\"".into(),
             Kind::Domain => "a DNS name, like \"example.net\"".into(),
             Kind::Label => "a text of at most 256 printable characters".into(),
@@ -134,6 +139,7 @@ impl Kind {
                 return texts(items, self, |text| choices.contains(&text));
             }
             (Kind::HostPorts, Raw::List(items)) => return texts(items, self, is_host_port),
+            (Kind::Networks, Raw::List(items)) => return networks(items),
             (Kind::Server, Raw::Text(text)) => server(text).map(|address| Value::Addresses(vec![address])),
             (Kind::Domain, Raw::Text(text)) if is_domain(text) => Some(Value::Text(text.clone())),
             (Kind::Label, Raw::Text(text)) if is_label(text) => Some(Value::Text(text.clone())),
@@ -153,12 +159,12 @@ impl Kind {
     /// What a variable or a flag says: TOML for what is a list or a table in the file, with shorter forms.
     pub(super) fn raw_of_text(self, text: &str) -> Result<Raw, BadValue> {
         match self {
-            Kind::Addresses | Kind::Peers | Kind::Timing | Kind::Choices(_) | Kind::HostPorts
+            Kind::Addresses | Kind::Peers | Kind::Timing | Kind::Choices(_) | Kind::HostPorts | Kind::Networks
                 if text.starts_with(['[', '{']) =>
             {
                 super::raw::value(text).map_err(BadValue::new)
             }
-            Kind::Addresses | Kind::Peers | Kind::Choices(_) | Kind::HostPorts => {
+            Kind::Addresses | Kind::Peers | Kind::Choices(_) | Kind::HostPorts | Kind::Networks => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Ok(Raw::List(items.map(|item| Node { line: 1, raw: Raw::Text(item.into()) }).collect()))
             }
@@ -268,6 +274,18 @@ fn addresses(items: &[Node]) -> Result<Value, BadValue> {
         other => Err(BadValue::on(node.line, format!("holds {}, expected \"ip:port\"", other.describe()))),
     };
     items.iter().map(read).collect::<Result<_, _>>().map(Value::Addresses)
+}
+
+fn networks(items: &[Node]) -> Result<Value, BadValue> {
+    let expected = || Kind::Networks.expected();
+    let read = |node: &Node| match &node.raw {
+        Raw::Text(text) => text
+            .parse::<IpNet>()
+            .or_else(|_no_network| text.parse::<IpAddr>().map(IpNet::from))
+            .map_err(|_no_address| BadValue::on(node.line, format!("holds \"{text}\", expected {}", expected()))),
+        other => Err(BadValue::on(node.line, format!("holds {}, expected {}", other.describe(), expected()))),
+    };
+    items.iter().map(read).collect::<Result<_, _>>().map(Value::Networks)
 }
 
 fn texts(items: &[Node], kind: Kind, fits: impl Fn(&str) -> bool) -> Result<Value, BadValue> {

@@ -10,13 +10,12 @@ use super::headers::value;
 use super::operator::uuid;
 use super::query::{self, parse_duration};
 use super::status::address;
-use super::upload::{self, Limit};
+use super::upload::{self, Limit, Upload};
 use crate::leader::{Report, ServerReport};
 use crate::raft::{Consistency, Policy, RecordError, Status, StoredPolicy};
 use crate::raft_types::NodeInfo;
 use bytes::Bytes;
 use hyper::Response;
-use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use konsul_api::operator::{AutopilotConfiguration, AutopilotHealth, AutopilotState, ServerHealth, ServerState};
 use konsul_api::time::rfc3339;
@@ -61,7 +60,7 @@ fn shown(stored: &StoredPolicy) -> AutopilotConfiguration {
 
 /// The body is the whole configuration: what it does not say has its default. Answers whether it was written; only with
 /// `?cas=` may it be not.
-pub(super) async fn configure(context: &Context, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+pub(super) async fn configure(context: &Context, ask: &Ask<'_>, body: Upload) -> Result<Response<Body>, ApiError> {
     ask.query.datacenter(&context.deps.config.datacenter)?;
     let text = upload::read(body, LIMIT).await?;
     let policy = parse(&text)

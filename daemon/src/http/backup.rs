@@ -10,7 +10,7 @@ use super::context::{Ask, Context};
 use super::error::ApiError;
 use super::headers::{self, name, value};
 use super::snapshot::{self, joined, work_file};
-use super::upload::{self, Limit};
+use super::upload::{self, Limit, Upload};
 use crate::backup::{
     self, Archive, ArchiveError, ArchiveFault, Chunker, Done, Made, Maker, ReportError, Reported, RestoreError,
     Restored,
@@ -20,7 +20,6 @@ use crate::raft::Consistency;
 use crate::telemetry::chain;
 use bytes::Bytes;
 use hyper::Response;
-use hyper::body::Incoming;
 use konsul_api::archive::{ArchiveFacts, BackupDone, BackupKind, BackupReport, BackupStatus, RestoreAnswer};
 use konsul_api::time::rfc3339;
 use std::io::{self, Read};
@@ -109,7 +108,7 @@ fn send(made: Made, sender: &mpsc::Sender<Result<Bytes, io::Error>>) {
 }
 
 /// `PUT`
-pub(super) async fn restore(context: &Context, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+pub(super) async fn restore(context: &Context, ask: &Ask<'_>, body: Upload) -> Result<Response<Body>, ApiError> {
     let dry_run = ask.query.has("dry-run");
     let limit = Limit {
         bytes_max: context.deps.limits.hold().restore_bytes_max,
@@ -139,7 +138,7 @@ pub(super) async fn restore(context: &Context, ask: &Ask<'_>, body: Incoming) ->
 const REPORT_LIMIT: Limit = Limit { bytes_max: 4096, advice: "A report names an archive and nothing else." };
 
 /// `PUT /v1/cluster/backup`
-pub(super) async fn report(context: &Context, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+pub(super) async fn report(context: &Context, ask: &Ask<'_>, body: Upload) -> Result<Response<Body>, ApiError> {
     let text = upload::read(body, REPORT_LIMIT).await?;
     let told: BackupReport = serde_json::from_slice(&text).map_err(|error| {
         let shape = "{\"kind\": \"saved\" or \"verified\", \"index\": N, \"bytes\": N, \"took_ms\": N}";

@@ -4,13 +4,12 @@ use super::body::Body;
 use super::context::{Ask, Context};
 use super::error::{ApiError, status};
 use super::kv;
-use super::upload::{self, Limit};
+use super::upload::{self, Limit, Upload};
 use hyper::Response;
-use hyper::body::Incoming;
 use konsul_api::batch::{BatchAnswer, BatchOp, BatchRequest};
 use konsul_state::{Command, KvWrite, Outcome};
 
-pub(super) async fn write(context: &Context, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+pub(super) async fn write(context: &Context, ask: &Ask<'_>, body: Upload) -> Result<Response<Body>, ApiError> {
     let limits = context.deps.limits.hold();
     let limit = Limit { bytes_max: limits.batch_bytes_max, advice: "Raise `http.batch_bytes_max` to accept it." };
     let text = upload::read(body, limit).await?;

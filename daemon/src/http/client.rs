@@ -1,7 +1,7 @@
 //! Who asks: somebody on the network, or a process of this host that may use the admin socket.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use tokio::net::unix::UCred;
 
 /// Where a connection comes from.
@@ -27,6 +27,14 @@ impl From<UCred> for Process {
 }
 
 impl Client {
+    /// Its address, if it is on the network: there are limits for it.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Client::Remote(address) => Some(address.ip()),
+            Client::Local(_) => None,
+        }
+    }
+
     /// For the audit. There are no access rules yet: of a client on the network nothing is known but its address.
     pub(super) fn who(&self) -> String {
         match self {

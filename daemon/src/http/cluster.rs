@@ -4,12 +4,11 @@ use super::body::Body;
 use super::config::Listening;
 use super::context::{Ask, Context};
 use super::error::ApiError;
-use super::upload::{self, Limit};
+use super::upload::{self, Limit, Upload};
 use crate::cluster::identity::Papers;
 use crate::cluster::lobby::Doing;
 use crate::raft::{self, Consistency};
 use hyper::Response;
-use hyper::body::Incoming;
 use konsul_api::ca::OwnCertificate;
 use konsul_api::cluster::{
     ClusterStatus, DigestAnswer, Leader, Listener, Member, NodeStatus, Role, SnapshotAnswer, TransferAnswer,
@@ -80,7 +79,7 @@ pub(super) async fn snapshot(context: &Context, ask: &Ask<'_>) -> Result<Respons
 /// A request that names a node is short.
 const TRANSFER_LIMIT: Limit = Limit { bytes_max: 4096, advice: "The body names a node and nothing else." };
 
-pub(super) async fn transfer(context: &Context, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+pub(super) async fn transfer(context: &Context, ask: &Ask<'_>, body: Upload) -> Result<Response<Body>, ApiError> {
     let text = upload::read(body, TRANSFER_LIMIT).await?;
     let request = if text.trim_ascii().is_empty() {
         TransferRequest::default()

@@ -6,8 +6,9 @@ use crate::cluster::identity::Papers;
 use crate::cluster::lobby::Lobby;
 use crate::metrics::Metrics;
 use crate::raft::{Consensus, Consistency};
+use crate::rate::{Rate, RateConfig};
 use arc_swap::{ArcSwap, Guard};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,8 +57,12 @@ pub struct HttpLimits {
     pub connections_max: usize,
     /// Most open connections of one client address; 0 = no limit.
     pub connections_per_client_max: usize,
+    /// How often one client address may ask.
+    pub rate: RateConfig,
     /// How long the head of a request may take from its first byte.
     pub header_timeout: Duration,
+    /// How long a body, or the reading of an answer, may take, and a second more for each KiB.
+    pub transfer_timeout: Duration,
 }
 
 #[cfg(test)]
@@ -74,33 +79,56 @@ impl HttpLimits {
             watches_max: usize::MAX,
             connections_max: usize::MAX,
             connections_per_client_max: 0,
+            rate: RateConfig {
+                times: 0,
+                per: Duration::from_secs(1),
+                burst: std::num::NonZeroU32::MIN,
+                exempt: Vec::new(),
+            },
             header_timeout: Duration::MAX,
+            transfer_timeout: Duration::MAX,
         }
     }
 }
 
 /// The limits in force. Cheap to clone; all clones see a change.
 #[derive(Debug, Clone)]
-pub struct LiveLimits(Arc<ArcSwap<HttpLimits>>);
+pub struct LiveLimits(Arc<Live>);
+
+#[derive(Debug)]
+struct Live {
+    limits: ArcSwap<HttpLimits>,
+    rate: ArcSwap<Rate>,
+}
 
 impl LiveLimits {
     pub fn new(limits: HttpLimits) -> LiveLimits {
-        LiveLimits(Arc::new(ArcSwap::from_pointee(limits)))
+        let rate = ArcSwap::from_pointee(Rate::new(limits.rate.clone()));
+        LiveLimits(Arc::new(Live { limits: ArcSwap::from_pointee(limits), rate }))
     }
 
     /// What holds from now on; requests that began keep what they began with.
     pub fn set(&self, limits: HttpLimits) {
-        self.0.store(Arc::new(limits));
+        // Who has used up their part of the same limit has still used it up.
+        if *self.0.rate.load().config() != limits.rate {
+            self.0.rate.store(Arc::new(Rate::new(limits.rate.clone())));
+        }
+        self.0.limits.store(Arc::new(limits));
     }
 
     /// For a look, not to be held.
     pub(super) fn now(&self) -> Guard<Arc<HttpLimits>> {
-        self.0.load()
+        self.0.limits.load()
     }
 
     /// For a whole request.
     pub(super) fn hold(&self) -> Arc<HttpLimits> {
-        self.0.load_full()
+        self.0.limits.load_full()
+    }
+
+    /// Whether this client may ask once more; if not, how long it should wait.
+    pub(super) fn ask(&self, client: IpAddr) -> Result<(), Duration> {
+        self.0.rate.load().ask(client)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Connections: how many there may be, and how long a client may take for the head of a request.
+//! Connections: how many there may be, and how long a client may take for the head of a request and to read an answer.
 
 use super::config::LiveLimits;
 use std::collections::HashMap;
@@ -97,6 +97,55 @@ pub(super) struct HeadClock {
 const IDLE: u64 = u64::MAX;
 const BUSY: u64 = u64::MAX - 1;
 
+/// Since when a client has been reading the answers that wait for it, and how much it has read of them. Costs nothing
+/// while it reads as fast as it is answered.
+#[derive(Debug)]
+pub(super) struct SendClock {
+    base: Instant,
+    /// `IDLE`: nothing waits; else since when, in milliseconds since `base`.
+    since: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl SendClock {
+    pub(super) fn new() -> Arc<SendClock> {
+        Arc::new(SendClock { base: Instant::now(), since: AtomicU64::new(IDLE), bytes: AtomicU64::new(0) })
+    }
+
+    fn now(&self) -> u64 {
+        millis(self.base.elapsed())
+    }
+
+    /// What was written, or that it has to wait.
+    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+        let waits = self.since.load(Ordering::Relaxed) != IDLE;
+        match polled {
+            Poll::Pending if !waits => {
+                self.bytes.store(0, Ordering::Relaxed);
+                self.since.store(self.now(), Ordering::Relaxed);
+            }
+            Poll::Ready(Ok(bytes)) if waits => {
+                self.bytes.fetch_add(u64::try_from(*bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+            }
+            Poll::Pending | Poll::Ready(_) => {}
+        }
+    }
+
+    /// Everything is with the kernel.
+    fn is_flushed(&self) {
+        if self.since.load(Ordering::Relaxed) != IDLE {
+            self.since.store(IDLE, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether answers have waited this long, and a second more for each KiB that was read of them.
+    pub(super) fn is_overdue(&self, timeout: Duration) -> bool {
+        let since = self.since.load(Ordering::Relaxed);
+        let allowed = millis(timeout).saturating_add((self.bytes.load(Ordering::Relaxed) >> 10).saturating_mul(1_000));
+        since != IDLE && self.now().saturating_sub(since) >= allowed
+    }
+}
+
 /// While it lives, a request is being answered.
 #[derive(Debug)]
 pub(super) struct Answering<'c> {
@@ -145,10 +194,11 @@ impl Drop for Answering<'_> {
     }
 }
 
-/// A stream that tells the clock when bytes come.
+/// A stream that tells the clocks when bytes come and go.
 pub(super) struct Timed<S> {
     pub(super) stream: S,
     pub(super) clock: Arc<HeadClock>,
+    pub(super) sending: Arc<SendClock>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
@@ -164,7 +214,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.sending.wrote(&polled);
+        polled
     }
 
     fn poll_write_vectored(
@@ -172,7 +224,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.sending.wrote(&polled);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -180,6 +234,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when it has written all it has.
+        self.sending.is_flushed();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -238,6 +294,20 @@ mod tests {
         drop(late);
         drop(admission.enter(client(1)).unwrap());
         assert_eq!((admission.open().total, admission.open().per_client.len()), (0, 0));
+    }
+
+    #[test]
+    fn only_an_answer_that_waits_to_be_read_is_overdue() {
+        let clock = SendClock::new();
+        clock.wrote(&Poll::Ready(Ok(9_000)));
+        assert!(!clock.is_overdue(Duration::ZERO), "it was read at once");
+        clock.wrote(&Poll::Pending);
+        assert!(clock.is_overdue(Duration::ZERO) && !clock.is_overdue(Duration::from_secs(60)));
+        clock.wrote(&Poll::Ready(Ok(9_000)));
+        assert!(!clock.is_overdue(Duration::ZERO), "9 KB read are good for eight seconds");
+        clock.wrote(&Poll::Pending);
+        clock.is_flushed();
+        assert!(!clock.is_overdue(Duration::ZERO));
     }
 
     #[test]

@@ -3,12 +3,13 @@
 use super::blocking::Blocking;
 use super::body::Body;
 use super::client::Client;
-use super::config::{Deps, HttpConfig, NonLeaderWrites, Reception};
+use super::config::{Deps, HttpConfig, LiveLimits, NonLeaderWrites, Reception};
 use super::error::{ApiError, status};
 use super::headers::{self, name, value};
 use super::json;
 use super::query::{Query, ReadOptions};
 use super::upload::Limit;
+use crate::metrics::Refused;
 use crate::raft::{Contact, ReadPermit};
 use hyper::header::{HeaderMap, LOCATION};
 use hyper::{Response, Uri};
@@ -28,6 +29,21 @@ impl Desk<'_> {
         match self {
             Desk::Reception(reception) => &reception.config,
             Desk::Member(context) => &context.deps.config,
+        }
+    }
+
+    pub(super) fn limits(&self) -> &LiveLimits {
+        match self {
+            Desk::Reception(reception) => &reception.limits,
+            Desk::Member(context) => &context.deps.limits,
+        }
+    }
+
+    /// Where those who are turned away are counted.
+    pub(super) fn refused(&self) -> &Refused {
+        match self {
+            Desk::Reception(reception) => &reception.metrics.http.refused,
+            Desk::Member(context) => &context.deps.metrics.http.refused,
         }
     }
 }

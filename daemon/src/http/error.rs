@@ -6,12 +6,13 @@
 use super::body::Body;
 use super::headers::{self, value};
 use crate::raft::{MembershipError, ProposeError, ReadError, TransferError};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use konsul_api::cluster::ErrorAnswer;
 use std::borrow::Cow;
 use std::error::Error;
 use std::io;
+use std::net::IpAddr;
 
 /// The status codes of answers that are no failures.
 pub(super) mod status {
@@ -82,6 +83,14 @@ pub(super) enum ApiError {
     Transfer(TransferError),
     #[error("{0}")]
     Membership(MembershipError),
+    #[error(
+        "too many requests from {client}: {per_second} per second are allowed in the long run; ask again in {wait_s} s and less often, or have `http.rate_per_client` raised or this network named in `http.rate_exempt`"
+    )]
+    TooOften { client: IpAddr, per_second: u32, wait_s: u32 },
+    #[error(
+        "the body did not come in time: {bytes} bytes in {waited_s} s; send it faster, or raise `http.transfer_timeout`"
+    )]
+    SlowBody { bytes: u64, waited_s: u64 },
     #[error("{waiting} queries wait already, the limit is {max}; retry later or raise `http.watches_max`")]
     Waiters { waiting: usize, max: usize },
 }
@@ -182,7 +191,8 @@ impl ApiError {
                 MembershipError::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
                 MembershipError::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             },
-            ApiError::Waiters { .. } => StatusCode::TOO_MANY_REQUESTS,
+            ApiError::Waiters { .. } | ApiError::TooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
+            ApiError::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
         }
     }
 
@@ -190,6 +200,9 @@ impl ApiError {
     fn retry_after(&self) -> Option<u32> {
         if let ApiError::Propose(ProposeError::Busy { retry_after_s, .. }) = self {
             return Some(*retry_after_s);
+        }
+        if let ApiError::TooOften { wait_s, .. } = self {
+            return Some(*wait_s);
         }
         matches!(self, ApiError::Waiters { .. }).then_some(1)
     }
@@ -230,6 +243,10 @@ impl ApiError {
         }
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let ApiError::SlowBody { .. } = self {
+            // What is left of the body is not waited for.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let ApiError::Method { allow, .. } = self {
             headers.insert(ALLOW, headers::text_value(allow));

@@ -5,14 +5,13 @@ use super::context::{Ask, Context};
 use super::error::ApiError;
 use super::headers::value;
 use super::query;
-use super::upload::{self, Limit};
+use super::upload::{self, Limit, Upload};
 use crate::cluster::audit::{self, Event, event};
 use crate::cluster::ca::{self, CaRecord};
 use crate::cluster::token::{self, Purpose, Token, TokenId};
 use crate::raft::Consistency;
 use crate::tls::Facts;
 use hyper::Response;
-use hyper::body::Incoming;
 use hyper::header::CACHE_CONTROL;
 use konsul_api::audit::AuditRow;
 use konsul_api::join_token::{
@@ -68,7 +67,7 @@ fn parse_ttl(text: &str) -> Result<Duration, ApiError> {
     })
 }
 
-pub(super) async fn create(context: &Context, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+pub(super) async fn create(context: &Context, ask: &Ask<'_>, body: Upload) -> Result<Response<Body>, ApiError> {
     let wish = Wish::parse(&upload::read(body, REQUEST_LIMIT).await?)?;
     let pin = pin(context).await?;
     let token = token::generate(Purpose::Join { pin }, contacts(context), &SystemRandom::new())

@@ -5,10 +5,9 @@ use super::context::{Ask, Context};
 use super::error::{ApiError, status};
 use super::headers::{self, value};
 use super::question::{Answer, Question, Shape};
-use super::upload;
+use super::upload::{self, Upload};
 use bytes::Bytes;
 use hyper::Response;
-use hyper::body::Incoming;
 use hyper::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use konsul_state::{Command, Index, KEY_BYTES_MAX, KvWrite, Outcome};
 
@@ -73,7 +72,7 @@ fn respond(context: &Context, index: Index, answer: Answer) -> Response<Body> {
 }
 
 /// `PUT`: the body is the value.
-pub(super) async fn put(context: &Context, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+pub(super) async fn put(context: &Context, ask: &Ask<'_>, body: Upload) -> Result<Response<Body>, ApiError> {
     ask.query.read_options(ask.headers)?;
     let key = ask.rest;
     require_key(key)?;

@@ -3,11 +3,10 @@
 use super::body::Body;
 use super::context::{Ask, Context};
 use super::error::ApiError;
-use super::upload::{self, Limit};
+use super::upload::{self, Limit, Upload};
 use crate::cluster::audit::{Event, Outcome, event};
 use crate::raft::{Done, MembershipDone, MembershipError, MembershipOp, MembershipRequest};
 use hyper::Response;
-use hyper::body::Incoming;
 use konsul_api::cluster as api;
 
 /// A request that names a node is short.
@@ -17,7 +16,7 @@ pub(super) async fn change(
     context: &Context,
     ask: &Ask<'_>,
     op: MembershipOp,
-    body: Incoming,
+    body: Upload,
 ) -> Result<Response<Body>, ApiError> {
     let text = upload::read(body, LIMIT).await?;
     let request = if text.trim_ascii().is_empty() {

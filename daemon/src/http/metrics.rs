@@ -1,6 +1,7 @@
 //! `GET /metrics`, and the counters of every route, looked up once: the hot path hashes no labels.
 
 use super::body::Body;
+use super::context::Context;
 use super::headers::{self, value};
 use super::router::{ROUTES, Route};
 use crate::metrics::{Endpoint, HttpMetrics, Metrics, Request};
@@ -67,6 +68,12 @@ fn labels(route: &Route) -> Endpoint {
 fn counter(http: &HttpMetrics, labels: &Endpoint, code: u16) -> Counter {
     let labels = Request { endpoint: labels.endpoint, method: labels.method, code };
     http.requests.get_or_create(&labels).clone()
+}
+
+/// The exposition text of a member, as it is now.
+pub(super) fn expose_now(context: &Context) -> Response<Body> {
+    context.deps.consensus.renew_gauges();
+    expose(&context.deps.metrics)
 }
 
 /// The exposition text.

@@ -45,8 +45,9 @@ pub use admin::{AdminSocketError, bind as bind_admin_socket};
 pub use config::{DefaultConsistency, Deps, HttpConfig, HttpLimits, Listening, LiveLimits, NonLeaderWrites, Reception};
 pub use router::{Acl, Errors, Method, Param, Pattern, ROUTES, Reads, Route, Writes};
 
+use crate::metrics::Refused;
 use client::Client;
-use connection::{Admission, Full, HeadClock, Timed};
+use connection::{Admission, Full, HeadClock, SendClock, Timed};
 use context::{Context, Desk};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
@@ -151,6 +152,10 @@ impl Server {
         assert!(begun.is_ok(), "a node becomes a member once");
     }
 
+    fn refused(&self) -> &Refused {
+        &self.reception.metrics.http.refused
+    }
+
     fn desk(&self) -> Desk<'_> {
         self.context.get().map_or(Desk::Reception(&self.reception), Desk::Member)
     }
@@ -178,8 +183,12 @@ async fn accept(listener: TcpListener, server: Arc<Server>, admission: Arc<Admis
                     connections.spawn(serve_connection(server.clone(), stream, Client::Remote(client), place));
                 }
                 // Closed at once, as Consul does: reading the request only to refuse it would be no protection.
-                Err(Full::Total) => tracing::debug!(%client, "too many connections: raise `http.connections_max`"),
+                Err(Full::Total) => {
+                    server.refused().connections.inc();
+                    tracing::debug!(%client, "too many connections: raise `http.connections_max`");
+                }
                 Err(Full::Client) => {
+                    server.refused().connections_per_client.inc();
                     tracing::debug!(%client, "too many connections of one client: `http.connections_per_client_max`");
                 }
             },
@@ -232,8 +241,8 @@ async fn serve_connection<S, P>(server: Arc<Server>, stream: S, client: Client, 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let clock = HeadClock::new();
-    let io = TokioIo::new(Timed { stream, clock: clock.clone() });
+    let (clock, sending) = (HeadClock::new(), SendClock::new());
+    let io = TokioIo::new(Timed { stream, clock: clock.clone(), sending: sending.clone() });
     let service = service_fn(|request| {
         let (server, clock, client) = (&server, &clock, &client);
         async move {
@@ -247,15 +256,24 @@ where
     });
     let connection = server.http1.serve_connection(io, service);
     tokio::pin!(connection);
-    let mut head_max = server.reception.limits.now().header_timeout;
-    let mut looks = every(head_max);
+    let (mut head_max, send_max) = {
+        let limits = server.reception.limits.now();
+        (limits.header_timeout, limits.transfer_timeout)
+    };
+    let mut looks = every(head_max.min(send_max));
     let mut draining = false;
     let ended = loop {
         tokio::select! {
             ended = connection.as_mut() => break ended,
             _ = looks.tick() => {
                 if clock.is_overdue(head_max) {
+                    server.refused().slow_head.inc();
                     tracing::debug!(%client, "head of a request did not come in time");
+                    return;
+                }
+                if sending.is_overdue(send_max) {
+                    server.refused().slow_reader.inc();
+                    tracing::debug!(%client, "an answer was not read in time");
                     return;
                 }
                 if draining && clock.is_idle() {

@@ -7,12 +7,11 @@ use super::context::Ask;
 use super::error::{ApiError, status};
 use super::headers::{self, value};
 use super::router::Handler;
-use super::upload::{self, Limit};
+use super::upload::{self, Limit, Upload};
 use super::{health, metrics, openapi};
 use crate::cluster::lobby::{EnterError, Wish};
 use crate::cluster::token::{Token, is_contact};
 use hyper::Response;
-use hyper::body::Incoming;
 use konsul_api::cluster::{EnteredAnswer, JoinClusterRequest};
 use konsul_api::health::Health;
 
@@ -26,7 +25,7 @@ pub(super) async fn dispatch(
     reception: &Reception,
     handler: Handler,
     ask: &Ask<'_>,
-    body: Incoming,
+    body: Upload,
 ) -> Result<Response<Body>, ApiError> {
     match handler {
         Handler::Live => Ok(health::live(ask)),
@@ -54,7 +53,7 @@ fn ready(reception: &Reception, ask: &Ask<'_>) -> Response<Body> {
     response
 }
 
-async fn join(body: Incoming) -> Result<Wish, ApiError> {
+async fn join(body: Upload) -> Result<Wish, ApiError> {
     let text = upload::read(body, JOIN_LIMIT).await?;
     // serde's errors may repeat what they read, and that may be a secret.
     let request: JoinClusterRequest = serde_json::from_slice(&text).map_err(|_| {

@@ -9,6 +9,7 @@ use super::metrics::RouteMetrics;
 use super::query::Query;
 use super::reception::GREETING;
 use super::router::{self, Errors, Found, Handler, ROUTES, Route, Writes};
+use super::upload::Upload;
 use super::{
     agent, autopilot, backup, batch, ca, cluster, health, join_token, kv, membership, metrics, openapi, operator, path,
     reception, snapshot, status as consul_status, txn,
@@ -19,7 +20,8 @@ use hyper::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, Head
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
 use std::io::Write as _;
-use std::time::Instant;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 /// Below this, compressing costs more than it saves.
 const GZIP_BYTES_MIN: usize = 1024;
@@ -33,13 +35,24 @@ pub(super) async fn answer(
 ) -> Response<Body> {
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
-    let (route, response) = route(desk, client, &parts, body).await;
+    let body = Upload::new(body, desk.limits().now().transfer_timeout);
+    let (route, response) = match client.address().map(|from| desk.limits().ask(from).map_err(|wait| (from, wait))) {
+        Some(Err((from, wait))) => (None, too_often(desk, from, wait)),
+        Some(Ok(())) | None => route(desk, client, &parts, body).await,
+    };
     metrics.count(route, response.status().as_u16(), begun.elapsed());
     response
 }
 
+fn too_often(desk: Desk<'_>, client: IpAddr, wait: Duration) -> Response<Body> {
+    desk.refused().rate.inc();
+    let wait_s = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+    let per_second = desk.limits().now().rate.times;
+    ApiError::TooOften { client, per_second, wait_s }.respond(false)
+}
+
 /// The answer, and the place of its route in the table.
-async fn route(desk: Desk<'_>, client: &Client, parts: &Parts, body: Incoming) -> (Option<usize>, Response<Body>) {
+async fn route(desk: Desk<'_>, client: &Client, parts: &Parts, body: Upload) -> (Option<usize>, Response<Body>) {
     let Some(decoded) = path::unescape(parts.uri.path().as_bytes(), false) else {
         return (None, ApiError::BadPath.respond(false));
     };
@@ -71,7 +84,7 @@ async fn respond(
     parts: &Parts,
     query: Query<'_>,
     found: Found<'_>,
-    body: Incoming,
+    body: Upload,
 ) -> (Option<usize>, Response<Body>) {
     match found {
         Found::Route { at, rest } => {
@@ -81,7 +94,12 @@ async fn respond(
                 Desk::Reception(reception) => Box::pin(reception::dispatch(reception, route.handler, &ask, body)).await,
                 Desk::Member(context) => member(context, route, &ask, body).await,
             };
-            let response = answered.unwrap_or_else(|error| error.respond(route.errors == Errors::Json));
+            let response = answered.unwrap_or_else(|error| {
+                if let ApiError::SlowBody { .. } = error {
+                    desk.refused().slow_body.inc();
+                }
+                error.respond(route.errors == Errors::Json)
+            });
             (Some(at), response)
         }
         Found::Options { allow } => {
@@ -97,7 +115,7 @@ async fn respond(
     }
 }
 
-async fn member(context: &Context, route: &Route, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+async fn member(context: &Context, route: &Route, ask: &Ask<'_>, body: Upload) -> Result<Response<Body>, ApiError> {
     if route.writes == Writes::Yes
         && let Some(elsewhere) = context.send_elsewhere(ask)?
     {
@@ -112,7 +130,7 @@ async fn dispatch(
     context: &Context,
     handler: Handler,
     ask: &Ask<'_>,
-    body: Incoming,
+    body: Upload,
 ) -> Result<Response<Body>, ApiError> {
     match handler {
         Handler::KvGet => kv::get(context, ask).await,
@@ -152,7 +170,7 @@ async fn dispatch(
         Handler::AutopilotState => Box::pin(autopilot::state(context, ask)).await,
         Handler::Live => Ok(health::live(ask)),
         Handler::Ready => Ok(health::ready(context, ask)),
-        Handler::Metrics => Ok(metrics::expose(&context.deps.metrics)),
+        Handler::Metrics => Ok(metrics::expose_now(context)),
         Handler::OpenApi => Ok(ask.serialized(&openapi::document())),
         Handler::Root => Ok(headers::ok(value::TEXT, Body::Whole(GREETING.into()))),
     }

@@ -9,13 +9,12 @@ use super::context::{Ask, Context};
 use super::error::{ApiError, status};
 use super::headers::{self, value};
 use super::state_file::{StateReader, StateWriter, Written};
-use super::upload::{self, Limit};
+use super::upload::{Limit, Upload};
 use crate::backup::{self, Chunker};
 use crate::raft::{Consensus, Status};
 use crate::telemetry::chain;
 use bytes::Bytes;
 use hyper::Response;
-use hyper::body::Incoming;
 use konsul_state::{Index, View};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
@@ -121,7 +120,7 @@ impl Write for ChunkWriter {
 }
 
 /// `PUT`
-pub(super) async fn restore(context: &Context, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+pub(super) async fn restore(context: &Context, ask: &Ask<'_>, body: Upload) -> Result<Response<Body>, ApiError> {
     ask.query.datacenter(&context.deps.config.datacenter)?;
     let limits = context.deps.limits.hold();
     let limit = Limit { bytes_max: limits.restore_bytes_max, advice: "Raise `http.restore_bytes_max` to accept it." };
@@ -142,12 +141,12 @@ fn refused(error: &ArchiveError) -> ApiError {
 }
 
 /// The body in a file without a name.
-pub(super) async fn receive(mut body: Incoming, dir: &Path, limit: Limit) -> Result<File, ApiError> {
-    limit.check(&body)?;
+pub(super) async fn receive(mut body: Upload, dir: &Path, limit: Limit) -> Result<File, ApiError> {
+    body.check(limit)?;
     let file = archive::unnamed_file(dir).map_err(work_file("make a temporary file", dir))?;
     let mut file = tokio::fs::File::from_std(file);
     let mut bytes = 0;
-    while let Some(chunk) = upload::next(&mut body).await? {
+    while let Some(chunk) = body.next().await? {
         bytes += u64::try_from(chunk.len()).expect("usize is at most 64 bits");
         if bytes > limit.bytes_max {
             return Err(limit.refusal(bytes));

@@ -6,11 +6,10 @@ use super::error::{ApiError, status};
 use super::gojson::{self, Kind, Value, unknown_field};
 use super::headers::{self, value};
 use super::kv::{self, NO_SESSIONS};
-use super::upload;
+use super::upload::{self, Upload};
 use super::{json, query};
 use base64::{DecodeError, Engine as _, engine::general_purpose::STANDARD};
 use hyper::Response;
-use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use konsul_state::{Command, KvWrite, Outcome, TxnEntry, TxnFailure, TxnOp};
 use std::borrow::Cow;
@@ -34,7 +33,7 @@ struct KvOp<'b> {
     index: u64,
 }
 
-pub(super) async fn put(context: &Context, ask: &Ask<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+pub(super) async fn put(context: &Context, ask: &Ask<'_>, body: Upload) -> Result<Response<Body>, ApiError> {
     let limits = context.deps.limits.hold();
     let text = upload::read(body, context.txn_limit()).await?;
     let ops = parse(&text).map_err(|why| ApiError::bad_request(format!("Failed to parse body: {why}")))?;

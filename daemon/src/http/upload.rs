@@ -4,6 +4,8 @@ use super::error::ApiError;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A limit on a request body.
 #[derive(Debug, Clone, Copy)]
@@ -19,33 +21,66 @@ impl Limit {
             text: format!("Request body({bytes} bytes) too large, max size: {} bytes. {}", self.bytes_max, self.advice),
         }
     }
+}
+
+/// The body of a request, and how long it may take: a time, and a second more for each KiB, so that nobody holds a place
+/// by sending a byte now and then.
+#[derive(Debug)]
+pub(super) struct Upload {
+    body: Incoming,
+    allowed: Duration,
+    began: Instant,
+    bytes: u64,
+}
+
+impl Upload {
+    /// From now on.
+    pub(super) fn new(body: Incoming, allowed: Duration) -> Upload {
+        Upload { body, allowed, began: Instant::now(), bytes: 0 }
+    }
 
     /// Refuses by the announced length, before anything is read.
-    pub(super) fn check(&self, body: &Incoming) -> Result<(), ApiError> {
-        match body.size_hint().exact() {
-            Some(bytes) if bytes > self.bytes_max => Err(self.refusal(bytes)),
+    pub(super) fn check(&self, limit: Limit) -> Result<(), ApiError> {
+        match self.body.size_hint().exact() {
+            Some(bytes) if bytes > limit.bytes_max => Err(limit.refusal(bytes)),
             Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The next piece of data; trailers are passed over.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        loop {
+            let until = self.began + self.allowed + Duration::from_secs(self.bytes >> 10);
+            // What is there already costs no timer.
+            let Ok(frame) = tokio::time::timeout_at(until, self.body.frame()).await else {
+                return Err(ApiError::SlowBody { bytes: self.bytes, waited_s: self.began.elapsed().as_secs() });
+            };
+            let Some(frame) = frame else { return Ok(None) };
+            if let Ok(data) = frame.map_err(|source| ApiError::Body { source })?.into_data() {
+                self.bytes += length(&data);
+                return Ok(Some(data));
+            }
         }
     }
 }
 
 /// The whole body; one that came in one piece is not copied. A chunked one is counted while it comes.
-pub(super) async fn read(mut body: Incoming, limit: Limit) -> Result<Bytes, ApiError> {
-    limit.check(&body)?;
-    let announced = body.size_hint().exact().unwrap_or(0);
-    let Some(first) = next(&mut body).await? else {
+pub(super) async fn read(mut body: Upload, limit: Limit) -> Result<Bytes, ApiError> {
+    body.check(limit)?;
+    let announced = body.body.size_hint().exact().unwrap_or(0);
+    let Some(first) = body.next().await? else {
         return Ok(Bytes::new());
     };
     let mut bytes = length(&first);
     if bytes > limit.bytes_max {
         return Err(limit.refusal(bytes));
     }
-    if body.is_end_stream() {
+    if body.body.is_end_stream() {
         return Ok(first);
     }
     let mut whole = Vec::with_capacity(usize::try_from(announced).unwrap_or(0).max(first.len()));
     whole.extend_from_slice(&first);
-    while let Some(chunk) = next(&mut body).await? {
+    while let Some(chunk) = body.next().await? {
         bytes += length(&chunk);
         if bytes > limit.bytes_max {
             return Err(limit.refusal(bytes));
@@ -53,16 +88,6 @@ pub(super) async fn read(mut body: Incoming, limit: Limit) -> Result<Bytes, ApiE
         whole.extend_from_slice(&chunk);
     }
     Ok(Bytes::from(whole))
-}
-
-/// The next piece of data; trailers are passed over.
-pub(super) async fn next(body: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.map_err(|source| ApiError::Body { source })?.into_data() {
-            return Ok(Some(data));
-        }
-    }
-    Ok(None)
 }
 
 fn length(bytes: &Bytes) -> u64 {

@@ -14,8 +14,40 @@ const REQUEST_SECONDS: [f64; 15] =
 pub struct HttpMetrics {
     pub requests: Family<Request, Counter>,
     pub seconds: Histograms<Endpoint>,
+    pub refused: Refused,
     pub blocking_queries: Gauge,
     pub watch_wakeups: Counter,
+}
+
+/// Clients that were turned away, by reason; there from the start.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// A request too many of one address.
+    pub rate: Counter,
+    /// A connection too many.
+    pub connections: Counter,
+    /// A connection too many of one address.
+    pub connections_per_client: Counter,
+    /// The head of a request did not come in time.
+    pub slow_head: Counter,
+    /// A body did not.
+    pub slow_body: Counter,
+    /// An answer was not read in time.
+    pub slow_reader: Counter,
+}
+
+impl Refused {
+    fn of(family: &Family<[(&'static str, &'static str); 1], Counter>) -> Refused {
+        let counter = |reason| family.get_or_create_owned(&[("reason", reason)]);
+        Refused {
+            rate: counter("rate"),
+            connections: counter("connections"),
+            connections_per_client: counter("connections_per_client"),
+            slow_head: counter("slow_head"),
+            slow_body: counter("slow_body"),
+            slow_reader: counter("slow_reader"),
+        }
+    }
 }
 
 /// Labels of one finished request.
@@ -41,7 +73,9 @@ fn request_seconds() -> Histogram {
 
 impl HttpMetrics {
     pub(super) fn new(registry: &mut Registry) -> HttpMetrics {
+        let refused = Family::default();
         let http = HttpMetrics {
+            refused: Refused::of(&refused),
             requests: Family::default(),
             seconds: Family::new_with_constructor(request_seconds),
             blocking_queries: Gauge::default(),
@@ -52,6 +86,7 @@ impl HttpMetrics {
             "Finished requests; a rise of code 5xx means clients fail",
             http.requests.clone(),
         );
+        registry.register("http_refused", "Requests and connections turned away to protect this node, by reason; a rise means a client asks too much, or is too slow", refused);
         registry.register("http_request_seconds", "Time from request to answer", http.seconds.clone());
         registry.register("blocking_queries", "Blocking queries waiting now", http.blocking_queries.clone());
         registry.register("watch_wakeups", "Blocking queries woken by a change", http.watch_wakeups.clone());

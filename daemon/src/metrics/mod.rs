@@ -21,10 +21,10 @@ pub use autopilot::{AutopilotMetrics, Removed};
 pub use backup::{BackupKind, BackupMetrics};
 pub use cluster::{ClusterMetrics, JoinMetric};
 pub use discovery::{DiscoveryMethodLabel, DiscoveryMetrics};
-pub use http::{Endpoint, HttpMetrics, Request};
+pub use http::{Endpoint, HttpMetrics, Refused, Request};
 pub use identity::{CertificateMetric, IdentityMetrics};
 pub use peer::{Counted, PeerMetrics, PurposeLabel};
-pub use raft::{Applied, Election, PeerLabel, PeerProgress, ProposalFailure, RaftMetrics, RoleMetric};
+pub use raft::{Applied, Commits, Election, PeerLabel, PeerProgress, ProposalFailure, RaftMetrics, RoleMetric};
 pub use reload::{ReloadMetrics, ReloadedPart};
 pub use storage::{Recovering, SnapshotMetrics, SnapshotOp, StorageMetrics};
 pub use supervision::{SupervisionMetrics, ThreadLabel};
@@ -87,7 +87,8 @@ impl Metrics {
         registry.register_collector(Box::new(process::Process));
         let konsul = registry.sub_registry_with_prefix("konsul");
         register_build_info(konsul);
-        let storage = StorageMetrics::new(konsul);
+        let raft = RaftMetrics::new(konsul);
+        let storage = StorageMetrics::new(konsul, raft.commits.clone());
         Metrics {
             autopilot: AutopilotMetrics::new(konsul),
             backup: BackupMetrics::new(konsul),
@@ -96,7 +97,7 @@ impl Metrics {
             http: HttpMetrics::new(konsul),
             identity: IdentityMetrics::new(konsul),
             peer: PeerMetrics::new(konsul, storage.snapshots.clone()),
-            raft: RaftMetrics::new(konsul),
+            raft,
             reload: ReloadMetrics::new(konsul),
             storage,
             supervision: SupervisionMetrics::new(konsul),

@@ -23,8 +23,8 @@ pub struct RaftMetrics {
     pub has_quorum: Gauge,
     /// Milliseconds from proposal to applied.
     pub apply_latency_ms: Histogram,
-    /// Milliseconds from append to quorum.
-    pub commit_latency_ms: Histogram,
+    /// Observed by the leader.
+    pub commits: Commits,
     pub fsm_pending: Gauge,
     pub inflight_bytes: Gauge,
     /// Commands that shared one log entry.
@@ -38,6 +38,25 @@ pub struct RaftMetrics {
     replication_lag: PeerGauges<u64>,
     replication_lag_seconds: PeerGauges<f64>,
     last_contact_seconds: PeerGauges<f64>,
+}
+
+/// How long entries take from this node's log to a majority; counted while this node leads.
+#[derive(Debug, Clone)]
+pub struct Commits {
+    latency_ms: Histogram,
+    is_leader: Gauge,
+}
+
+impl Commits {
+    /// Whether this node leads.
+    pub fn count(&self) -> bool {
+        self.is_leader.get() == 1
+    }
+
+    /// From append to acknowledged by a majority.
+    pub fn observe(&self, took: Duration) {
+        self.latency_ms.observe(took.as_secs_f64() * 1e3);
+    }
 }
 
 /// A counter for each type of command, there from the start: counting one looks nothing up.
@@ -187,8 +206,10 @@ impl ProposalFailure {
 impl RaftMetrics {
     pub(super) fn new(registry: &mut Registry) -> RaftMetrics {
         let apply = Family::default();
+        let is_leader = Gauge::default();
         let raft = RaftMetrics {
-            is_leader: Gauge::default(),
+            commits: Commits { latency_ms: latency_ms(), is_leader: is_leader.clone() },
+            is_leader,
             term: Gauge::default(),
             voters: Gauge::default(),
             members: Gauge::default(),
@@ -202,7 +223,6 @@ impl RaftMetrics {
             last_contact_seconds: PeerGauges::default(),
             has_quorum: Gauge::default(),
             apply_latency_ms: latency_ms(),
-            commit_latency_ms: latency_ms(),
             group_commands: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]),
             fsm_pending: Gauge::default(),
             inflight_bytes: Gauge::default(),
@@ -247,7 +267,7 @@ impl RaftMetrics {
         registry.register("raft_replication_lag", "Entries the peer is behind the leader; a steady rise means it cannot keep up", self.replication_lag.family.clone());
         registry.register("raft_replication_lag_seconds", "How long ago the leader's log ended where the peer's ends; above the time between writes the peer cannot keep up", self.replication_lag_seconds.family.clone());
         registry.register("raft_apply_latency_ms", "Milliseconds from proposal to applied, as a writer feels it", self.apply_latency_ms.clone());
-        registry.register("raft_commit_latency_ms", "Milliseconds from append to acknowledged by a majority", self.commit_latency_ms.clone());
+        registry.register("raft_commit_latency_ms", "Milliseconds from append to acknowledged by a majority", self.commits.latency_ms.clone());
         registry.register("raft_apply", "Commands sent through this node and applied, by type; the sum over the cluster is all of them", self.apply.clone());
         registry.register("raft_apply_errors", "Proposals that were not applied, by reason; timeout means the outcome is unknown", self.apply_errors.clone());
         registry.register("raft_group_commands", "Commands of this node's clients that shared one log entry; a rise means more writers at a time", self.group_commands.clone());

@@ -1,6 +1,6 @@
 //! Flushes, sizes, snapshots, and the space that is left.
 
-use super::{Gauge, Histograms, flush_seconds, snapshot_seconds};
+use super::{Commits, Gauge, Histograms, flush_seconds, snapshot_seconds};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::{counter::Counter, family::Family, histogram::Histogram};
 use prometheus_client::registry::Registry;
@@ -11,6 +11,8 @@ use std::time::Duration;
 pub struct StorageMetrics {
     /// Seconds of one durable commit of the log.
     pub log_fsync_seconds: Histogram,
+    /// How long the leader's log takes to a majority.
+    pub commits: Commits,
     /// Seconds of one commit of the state.
     pub store_commit_seconds: Histogram,
     pub log_size_bytes: Gauge,
@@ -107,8 +109,9 @@ impl SnapshotMetrics {
 }
 
 impl StorageMetrics {
-    pub(super) fn new(registry: &mut Registry) -> StorageMetrics {
+    pub(super) fn new(registry: &mut Registry, commits: Commits) -> StorageMetrics {
         let storage = StorageMetrics {
+            commits,
             log_fsync_seconds: flush_seconds(),
             store_commit_seconds: flush_seconds(),
             log_size_bytes: Gauge::default(),

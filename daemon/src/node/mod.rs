@@ -321,6 +321,7 @@ impl Node {
             audit: audit.clone(),
             clock: self.clock,
             token: handler.token().map(|token| Token::clone(&token)),
+            rate: self.config.cluster.join_rate.clone(),
             epoch: consensus.identity().epoch,
         };
         handler.admit_others(authority.clone(), Enroller::new(parts));

@@ -6,6 +6,7 @@
 
 mod client;
 mod codec;
+mod door;
 mod enrol;
 mod frame;
 mod handshake;

@@ -5,6 +5,7 @@
 
 use super::PeerHandler;
 use super::codec;
+use super::door::{AtDoor, Door};
 use super::enrol::REQUEST_FRAME_BYTES_MAX;
 use super::frame::{self, Frame, FrameError};
 use super::handshake::{HandshakeError, Known, PeerIdentity, SILENCE_MAX_SERVER, admit};
@@ -39,6 +40,7 @@ const IN_FLIGHT_MAX: usize = 4096;
 const IN_FLIGHT_KIB_MAX: u32 = 64 << 10;
 /// Those without a certificate, at a time: strangers must not take the places of members.
 const JOINERS_MAX: usize = 16;
+const TOO_MANY_STRANGERS: &str = "too many connections from that address whose handshake is not done";
 /// How often those who are connected are looked at: is one of them retired?
 const LOOK: Duration = Duration::from_millis(500);
 /// Time for the answer to one of them: it writes a log entry and changes the membership.
@@ -98,6 +100,7 @@ pub async fn serve<H: PeerHandler>(
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let joiners = Arc::new(Semaphore::new(JOINERS_MAX));
     let quiet = Arc::new(Quiet::default());
+    let door = Door::default();
     let present = Present::default();
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -120,6 +123,13 @@ pub async fn serve<H: PeerHandler>(
         match accepted {
             Ok((stream, address)) => match Arc::clone(&slots).try_acquire_owned() {
                 Ok(slot) => {
+                    let Some(at_door) = door.step_up(address.ip()) else {
+                        metrics.refused.inc();
+                        if quiet.is_news(address.ip(), TOO_MANY_STRANGERS, Instant::now()) {
+                            warn!(peer = %address, error = TOO_MANY_STRANGERS, "peer connection refused");
+                        }
+                        continue;
+                    };
                     let connection = Connection {
                         transport: transport.clone(),
                         handler: Arc::clone(&handler),
@@ -129,7 +139,7 @@ pub async fn serve<H: PeerHandler>(
                         present: present.clone(),
                         stop: stop.clone(),
                     };
-                    connections.spawn(connection.run(stream, address, slot));
+                    connections.spawn(connection.run(stream, address, slot, at_door));
                 }
                 Err(_) => warn!(peer = %address, limit = limits.connections_max, "peer connection refused: too many"),
             },
@@ -168,11 +178,12 @@ enum Admitted {
 }
 
 impl<H: PeerHandler> Connection<H> {
-    async fn run(self, stream: TcpStream, address: SocketAddr, _slot: OwnedSemaphorePermit) {
+    async fn run(self, stream: TcpStream, address: SocketAddr, _slot: OwnedSemaphorePermit, at_door: AtDoor) {
         let admitted = tokio::select! {
             () = self.stop.cancelled() => return,
             admitted = timeout(HANDSHAKE_TIMEOUT, self.admit(stream)) => admitted,
         };
+        drop(at_door);
         let (wire, purpose, peer) = match admitted.unwrap_or(Err(ConnectionError::HandshakeTimedOut)) {
             Ok(Admitted::Peer(wire, purpose, peer)) => (wire, purpose, peer),
             Ok(Admitted::Joiner(wire, exporter, _place)) => {

@@ -185,7 +185,8 @@ impl Consensus {
                 tracing::error!(%error, "cannot tell how much space is left");
             }
             let now = self.inner.raft.metrics().borrow_watched().clone();
-            self.gauges(&now, &mut ends);
+            self.gauges(&now);
+            self.gauges_of_peers(&now, &mut ends);
             let members = now.membership_config.membership();
             self.inner.pool.retain(members.nodes().map(|(id, info)| (*id, info)));
             self.snapshot_if_due(&now).await;
@@ -231,7 +232,13 @@ impl Consensus {
         }
     }
 
-    fn gauges(&self, now: &RaftMetrics<TypeConfig>, ends: &mut LogEnds) {
+    /// What a scrape tells of this node is of this moment; what it tells of peers, half a second old at most.
+    pub fn renew_gauges(&self) {
+        let now = self.inner.raft.metrics().borrow_watched().clone();
+        self.gauges(&now);
+    }
+
+    fn gauges(&self, now: &RaftMetrics<TypeConfig>) {
         let (raft, storage) = (&self.inner.metrics.raft, &self.inner.metrics.storage);
         let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
         let membership = now.membership_config.membership();
@@ -253,6 +260,9 @@ impl Consensus {
         if let Ok(keys) = self.inner.state.view().and_then(|view| view.key_count()) {
             storage.kv_keys.set(keys);
         }
+    }
+
+    fn gauges_of_peers(&self, now: &RaftMetrics<TypeConfig>, ends: &mut LogEnds) {
         let (moment, end) = (self.inner.clock.now(), now.last_log_index.unwrap_or(0));
         ends.look(moment, end);
         let members = self.status().members.into_iter();
@@ -262,7 +272,7 @@ impl Consensus {
             lag_time: member.lag.map(|lag| ends.since(moment, end.saturating_sub(lag))),
             last_contact: member.last_contact,
         });
-        raft.show_peers(&progress.collect::<Vec<_>>());
+        self.inner.metrics.raft.show_peers(&progress.collect::<Vec<_>>());
     }
 }
 

@@ -8,9 +8,14 @@ use crate::systemd::Pulse;
 use bytes::Bytes;
 use heed::Database;
 use heed::types::Bytes as RawBytes;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+/// Appends whose time to a majority is measured at once; a leader without a majority appends more.
+const TAKEN_MAX: usize = 4096;
 
 /// The tables of the raft environment.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +44,8 @@ pub(super) struct Inner {
     pub(super) durable: u64,
     pub(super) tail: Tail,
     pub(super) failed: Option<String>,
+    /// When this node, as the leader, took which last index in, for what is not committed yet.
+    pub(super) taken: VecDeque<(u64, Instant)>,
 }
 
 /// Where a log stands when it is opened.
@@ -65,6 +72,7 @@ impl Shared {
                 durable,
                 tail: Tail::new(tail_bytes_max),
                 failed: None,
+                taken: VecDeque::new(),
             }),
             metrics,
         }
@@ -76,8 +84,25 @@ impl Shared {
 
     /// Takes over what openraft says is committed; the writer writes it with its next transaction.
     pub(super) fn set_committed(&self, committed: Option<LogId>) {
-        self.lock().committed = (committed, true);
-        self.committed_index.fetch_max(committed.map_or(0, |id| id.index), Ordering::SeqCst);
+        let index = committed.map_or(0, |id| id.index);
+        let mut inner = self.lock();
+        inner.committed = (committed, true);
+        while inner.taken.front().is_some_and(|(last, _)| *last <= index)
+            && let Some((_, since)) = inner.taken.pop_front()
+        {
+            self.metrics.commits.observe(since.elapsed());
+        }
+        drop(inner);
+        self.committed_index.fetch_max(index, Ordering::SeqCst);
+    }
+
+    /// The time it takes to a majority counts from here, if this node leads.
+    pub(super) fn take_in(&self, inner: &mut Inner, last: u64) {
+        if !self.metrics.commits.count() {
+            inner.taken.clear();
+        } else if inner.taken.len() < TAKEN_MAX {
+            inner.taken.push_back((last, Instant::now()));
+        }
     }
 
     pub(super) fn committed_index(&self) -> u64 {

@@ -136,6 +136,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 inner.tail.push(entry.clone());
                 inner.last = Some(entry.log_id);
             }
+            if let Some(last) = entries.last() {
+                self.shared.take_in(&mut inner, last.log_id.index);
+            }
         }
         self.send(Op::Append { entries, done: callback })
     }
@@ -144,6 +147,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut inner = self.shared.lock();
             inner.tail.truncate_after(last_log_id.map(|id| id.index));
+            inner.taken.clear();
             inner.last = last_log_id.min(inner.last).max(inner.last_purged);
         }
         self.ask(|done| Op::Truncate { after: last_log_id, done }).await?;

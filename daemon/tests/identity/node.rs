@@ -17,11 +17,13 @@ use konsuld::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, NodeInfo, SnapshotMeta, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
+use konsuld::rate::RateConfig;
 use konsuld::storage::{Identity, SnapshotFile, Space, SpaceConfig, Storage, StorageConfig};
 use konsuld::tls::{Material, MemberId, Tls, TlsVersion};
 use konsuld::watch::Watches;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -221,6 +223,7 @@ impl Node {
             audit: audit.clone(),
             clock,
             token: None,
+            rate: RateConfig { times: 0, per: Duration::from_secs(60), burst: NonZeroU32::MIN, exempt: Vec::new() },
             epoch: 0,
         });
         let handler = Handler {

@@ -16,3 +16,4 @@ mod modes;
 mod own;
 mod raft;
 mod refused;
+mod versions;

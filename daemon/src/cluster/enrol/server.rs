@@ -13,6 +13,7 @@ use crate::cluster::join::Promise;
 use crate::cluster::token::{Bound, Purpose, Signer, Token, TokenId, prove, public_key, verify_proof};
 use crate::raft::{AdmitError, Consensus, Consistency};
 use crate::raft_types::NodeInfo;
+use crate::rate::{Rate, RateConfig};
 use crate::telemetry::chain;
 use crate::tls::is_node_name;
 use bytes::Bytes;
@@ -31,6 +32,8 @@ pub struct EnrollerParts {
     pub authority: Option<Authority>,
     pub audit: Audit,
     pub clock: Clock,
+    /// How often one address may try.
+    pub rate: RateConfig,
     /// The bootstrap token this node was started with, if so: whoever joins with it wants it proven.
     pub token: Option<Token>,
     /// How often the cluster was recovered by force.
@@ -40,6 +43,7 @@ pub struct EnrollerParts {
 /// Admits nodes to this cluster.
 pub struct Enroller {
     parts: EnrollerParts,
+    rate: Rate,
     attempts: Mutex<Attempts>,
 }
 
@@ -79,12 +83,12 @@ fn no_token(audited: Refusal) -> Denied {
 
 impl Enroller {
     pub fn new(parts: EnrollerParts) -> Enroller {
-        Enroller { parts, attempts: Mutex::default() }
+        Enroller { rate: Rate::new(parts.rate.clone()), parts, attempts: Mutex::default() }
     }
 
     /// Whether somebody at this address may try: asked before anything costs time.
     pub fn may_try(&self, from: IpAddr) -> bool {
-        let may = self.lock_attempts().may_try(from, self.parts.clock.now());
+        let may = self.rate.ask(from).is_ok() && self.lock_attempts().may_try(from, self.parts.clock.now());
         if !may {
             self.parts.audit.refused(&from.to_string(), "", None, Refusal::TooMany);
         }

@@ -39,6 +39,8 @@ pub(crate) struct Options {
     pub(crate) raft: &'static str,
     /// Further lines of the section `http`.
     pub(crate) http: &'static str,
+    /// Further lines of the section `tls`.
+    pub(crate) tls: &'static str,
     /// Lines of the section `storage` in place of the usual reserve.
     pub(crate) storage: Option<&'static str>,
     /// Each node in a network namespace.
@@ -107,6 +109,29 @@ impl Cluster {
         let mut nodes: Vec<Node> = nodes.collect();
         let spare = nodes.split_off(options.nodes);
         Cluster { nodes, spare, net, _janitor: janitor, dir, _turn: turn }
+    }
+
+    /// A node that the others know nothing of, as number `n`; `config` is what it is told beside its own places.
+    pub(crate) fn stranger(&self, n: usize, config: &str) -> Node {
+        let (name, address, home) = (format!("n{n}"), loopback(n), self.dir.join("nodes").join(format!("n{n}")));
+        let node = Node {
+            name: name.clone(),
+            http: SocketAddr::new(address, 8500),
+            data_dir: home.join("data"),
+            state_dir: home.join("state"),
+            config: self.dir.join(format!("{name}.toml")),
+            log: self.dir.join(format!("{name}.log")),
+            netns: None,
+            child: Mutex::new(None),
+        };
+        let text = format!(
+            "[node]\nname = \"{name}\"\n[storage]\ndata_dir = {:?}\nstate_dir = {:?}\nmap_size = \"1GiB\"\n\
+             free_reserve = \"16MiB\"\nballast = \"0B\"\nlog_prealloc = \"1MiB\"\n[peer]\nlisten = \"{address}:8300\"\n\
+             [http]\nlisten = [\"{address}:8500\"]\n[log]\nformat = \"json\"\n{config}",
+            node.data_dir, node.state_dir,
+        );
+        fs::write(&node.config, text).unwrap();
+        node
     }
 
     pub(crate) fn net(&self) -> &Net {
@@ -244,10 +269,11 @@ fn config(dir: &Path, node: &Node, names: &[(String, IpAddr)], options: &Options
         write!(
             text,
             "[peer]\nlisten = \"{address}:8300\"\nadvertise = \"{address}:8300\"\n[tls]\ncert_file = {:?}\nkey_file = {:?}\nca_file = {:?}\n\
-             [cluster]\npeers = [{}]\n{}",
+             {}\n[cluster]\npeers = [{}]\n{}",
             dir.join(format!("{name}.pem")),
             dir.join(format!("{name}.key")),
             dir.join("ca.pem"),
+            options.tls,
             peers.join(", "),
             if peers.iter().any(|peer| peer.contains(&format!("\"{name}\""))) { "" } else { "form = \"never\"\n" },
         )

@@ -30,8 +30,7 @@ pub(crate) struct Written {
     pub(crate) sent: Instant,
     /// When the answer came.
     pub(crate) at: Instant,
-    #[expect(dead_code, reason = "printed when something is wrong")]
-    answer: String,
+    pub(crate) answer: String,
 }
 
 /// Writers that put unique keys through all nodes until they are told to stop.
