@@ -63,6 +63,18 @@ pub fn advertised(
     }
 }
 
+/// The same after a restart: what others were told before, while this host has that address; else the one from which it
+/// reaches a member now. None of these: it is as before, and whoever cannot reach it says so.
+pub fn advertised_again(before: &str, listen: SocketAddr, members: &[String]) -> String {
+    let Ok(known) = before.parse::<SocketAddr>() else { return before.to_owned() };
+    if !listen.ip().is_unspecified() || addresses().contains(&known.ip()) {
+        return before.to_owned();
+    }
+    let others = members.iter().filter_map(|member| member.parse().ok()).filter(|member| *member != known);
+    let now = others.filter_map(source_of).next();
+    now.map_or_else(|| before.to_owned(), |ip| SocketAddr::new(ip, listen.port()).to_string())
+}
+
 /// The address from which the kernel would send there; nothing is sent.
 fn source_of(there: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr = if there.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
@@ -84,6 +96,18 @@ mod tests {
         let any: SocketAddr = "0.0.0.0:8300".parse().unwrap();
         let toward: SocketAddr = "127.0.0.1:9".parse().unwrap();
         assert_eq!(advertised(None, any, Some(toward)).unwrap(), "127.0.0.1:8300");
+    }
+
+    #[test]
+    fn an_address_that_this_host_has_no_more_is_found_out_anew() {
+        let any: SocketAddr = "0.0.0.0:8300".parse().unwrap();
+        let again = |before: &str, members: &[&str]| {
+            advertised_again(before, any, &members.iter().map(|member| (*member).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(again("127.0.0.1:8300", &["127.0.0.9:1"]), "127.0.0.1:8300", "it has it");
+        assert_eq!(again("192.0.2.7:8300", &["192.0.2.7:8300", "127.0.0.9:1"]), "127.0.0.1:8300");
+        assert_eq!(again("192.0.2.7:8300", &["192.0.2.7:8300"]), "192.0.2.7:8300", "nobody else to reach");
+        assert_eq!(again("n1.example:8300", &["127.0.0.9:1"]), "n1.example:8300", "a name is for people to move");
     }
 
     #[test]

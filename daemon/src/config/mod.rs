@@ -106,6 +106,8 @@ impl Timing {
 pub struct PeerSection {
     /// `None`: a cluster of one binds no peer port.
     pub listen: Option<SocketAddr>,
+    /// Where it would listen.
+    pub address: SocketAddr,
     /// `host:port`; there whenever `listen` is.
     pub advertise: Option<String>,
 }
@@ -149,6 +151,21 @@ impl ClusterSection {
     /// The node comes to its cluster by `init`, `join` or a token, and has a peer listener for that.
     pub fn is_entered(&self) -> bool {
         self.peers.is_empty() && (self.form.waits() || self.join_token_file.is_some())
+    }
+}
+
+impl Config {
+    /// The same, of a node that entered its cluster before: the token of its first start may have been taken away, and it
+    /// is a member all the same.
+    pub fn of_entered(mut self) -> Config {
+        if !self.cluster.is_entered() {
+            self.cluster.form = Form::Init;
+            let address = self.peer.address;
+            self.peer.listen = Some(address);
+            let bound = (!address.ip().is_unspecified()).then(|| address.to_string());
+            self.peer.advertise = self.peer.advertise.or(bound);
+        }
+        self
     }
 }
 

@@ -248,10 +248,11 @@ impl Check<'_> {
 
     fn peer(&mut self, peers: &[StaticPeer], node: &NodeSection, form: Form, has_token: bool) -> PeerSection {
         let entered = peers.is_empty() && (form.waits() || has_token);
-        if peers.is_empty() && !entered {
-            return PeerSection { listen: None, advertise: None };
-        }
         let listen = self.addresses("peer.listen")[0];
+        if peers.is_empty() && !entered {
+            let advertise = self.text("peer.advertise");
+            return PeerSection { listen: None, address: listen, advertise };
+        }
         let own = peers.iter().find(|peer| peer.name == node.name).map(|peer| peer.rpc.clone());
         let bound = (!listen.ip().is_unspecified()).then(|| listen.to_string());
         let advertise = self.text("peer.advertise").or(own).or(bound);
@@ -260,7 +261,7 @@ impl Check<'_> {
             let text = format!("other nodes cannot connect to {listen}; set peer.advertise to this node's host:port");
             self.refuse("peer.listen", text);
         }
-        PeerSection { listen: Some(listen), advertise }
+        PeerSection { listen: Some(listen), address: listen, advertise }
     }
 
     /// A cluster that is entered by `init` or a token has an authority of its own.

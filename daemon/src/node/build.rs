@@ -102,7 +102,7 @@ pub(super) fn info(config: &Config) -> NodeInfo {
     }
 }
 
-fn found_out(config: &Config) -> Option<String> {
+pub(super) fn found_out(config: &Config) -> Option<String> {
     if !config.cluster.is_entered() {
         return None;
     }

@@ -6,6 +6,7 @@ use crate::cluster::discovery::Discovery;
 use crate::cluster::entry::{self, Entry, Newcomer, Way};
 use crate::cluster::identity::IdentityFiles;
 use crate::cluster::lobby::{Asked, EnterError, Entered, Lobby, Wish, Wishes};
+use crate::cluster::local;
 use crate::cluster::token::Token;
 use crate::durable;
 use crate::storage::Identity;
@@ -53,6 +54,27 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// After a restart: the host may have another address than the one that others were told.
+    pub(super) fn look_at_address(&self) -> Result<(), NodeError> {
+        let file = build::address_file(&self.config);
+        let listen = self.config.peer.listen.filter(|_| self.config.peer.advertise.is_none());
+        let (Some(listen), Some(before)) = (listen, build::found_out(&self.config)) else { return Ok(()) };
+        let members = match self.storage.state.store().member_addresses() {
+            Ok(members) => members,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read where the other members are");
+                return Ok(());
+            }
+        };
+        let now = local::advertised_again(&before, listen, &members);
+        if now != before {
+            tracing::info!(%before, %now, "this host has another address");
+            let written = durable::write(&file, now.as_bytes());
+            written.map_err(|error| NodeError::Identity { source: std::io::Error::other(error) })?;
+        }
+        Ok(())
     }
 
     async fn way_in(

@@ -210,6 +210,7 @@ impl Node {
             let (found, configured) = (identity.name.clone(), config.node.name.clone());
             return Err(NodeError::Name { found, configured });
         }
+        let config = of_member(config, &storage)?;
         let space = Space::open(space_config, metrics.storage.clone());
         let space = Arc::new(space.map_err(|source| NodeError::Space { source })?);
         let transport =
@@ -280,7 +281,10 @@ impl Node {
         tasks.spawn(reloader.run(hangups, stop_peers.clone()));
 
         let (identity, asked) = match self.storage.identity.clone() {
-            Some(identity) => (identity, None),
+            Some(identity) => {
+                self.look_at_address()?;
+                (identity, None)
+            }
             None if self.config.cluster.is_entered() => {
                 self.enter(&handler, (&lobby, &mut wishes), token.as_ref(), stop).await?
             }
@@ -415,6 +419,17 @@ impl Running {
         // Last: the storage is closed when nobody writes to it any more.
         self.consensus.stop().await;
     }
+}
+
+/// A member of a cluster that was entered is one whatever the configuration says now.
+fn of_member(config: Config, storage: &Storage) -> Result<Config, NodeError> {
+    let may_be = storage.identity.is_some() && config.cluster.peers.is_empty() && config.tls.files.is_none();
+    if !may_be {
+        return Ok(config);
+    }
+    let kept = IdentityFiles::in_data_dir(&config.storage.data_dir).load();
+    let kept = kept.map_err(|error| NodeError::Tls { source: error.into() })?;
+    Ok(if kept.is_some() { config.of_entered() } else { config })
 }
 
 /// Opens the storage; one that is damaged beyond repair is moved aside, if others hold the data.

@@ -93,6 +93,12 @@ impl StateStore {
         self.current.load().store().view()
     }
 
+    /// Where the members listen for each other, as of what is applied.
+    pub fn member_addresses(&self) -> Result<Vec<String>, StateError> {
+        let (_, membership) = position_of(&self.view()?)?;
+        Ok(membership.nodes().map(|(_, info)| info.rpc.clone()).collect())
+    }
+
     /// Waiters for changes of this state.
     pub fn watches(&self) -> &Watches {
         &self.watches
