@@ -37,6 +37,7 @@ pub mod event {
     pub const MEMBER_REMOVE: &str = "member.remove";
     pub const MEMBER_PROMOTE: &str = "member.promote";
     pub const MEMBER_DEMOTE: &str = "member.demote";
+    pub const PEER_REFUSED: &str = "peer.refused";
     /// Sums up what was left out of the audit.
     pub const AUDIT: &str = "audit";
 }
@@ -101,8 +102,12 @@ struct Shared {
 struct Queue {
     rows: VecDeque<Row>,
     refused: Throttle,
+    /// The same of connections, so that the ones do not hide the others.
+    turned_away: Throttle,
     /// Refused attempts without a row of their own, since the last sum.
     suppressed: u64,
+    /// Connections without a row of their own, since the last sum.
+    unseen: u64,
     /// Events that found the queue full, since the last sum.
     lost: u64,
 }
@@ -199,6 +204,18 @@ impl Audit {
         self.event(Event { event: event::JOIN, who, from, what: by_token(token).trim_start().to_owned(), outcome });
     }
 
+    /// Somebody was turned away at the peer port: told while there are few. The node's own metrics count every one.
+    pub fn turned_away(&self, from: &str, why: &str) {
+        let mut queue = self.lock();
+        if !queue.turned_away.take(self.shared.clock.now()) {
+            queue.unseen += 1;
+            return;
+        }
+        drop(queue);
+        let (who, from, outcome) = (String::new(), from.to_owned(), Outcome::Refused(why.to_owned()));
+        self.event(Event { event: event::PEER_REFUSED, who, from, what: "connection".to_owned(), outcome });
+    }
+
     /// Writes what is reported, until `stop`; then once more what is left.
     pub async fn run(self, consensus: Consensus, stop: CancellationToken) {
         while !stop.is_cancelled() {
@@ -252,17 +269,19 @@ impl Audit {
         let lost = std::mem::take(&mut queue.lost);
         let may_tell = queue.suppressed > 0 && queue.refused.take(self.shared.clock.now());
         let suppressed = if may_tell { std::mem::take(&mut queue.suppressed) } else { 0 };
+        let may_tell = queue.unseen > 0 && queue.turned_away.take(self.shared.clock.now());
+        let unseen = if may_tell { std::mem::take(&mut queue.unseen) } else { 0 };
         drop(queue);
-        let sum = |count: u64, what: &str| {
+        let sum = |count: u64, event: &'static str, what: &str| {
             if count > 0 {
                 let (who, from) = (String::new(), String::new());
-                let event = if what.contains("join") { event::JOIN } else { event::AUDIT };
                 let outcome = Outcome::Refused("left out".to_owned());
                 self.event(Event { event, who, from, what: format!("and {count} more {what}"), outcome });
             }
         };
-        sum(suppressed, "refused attempts to join");
-        sum(lost, "events while the audit could not be written");
+        sum(suppressed, event::JOIN, "refused attempts to join");
+        sum(unseen, event::PEER_REFUSED, "refused connections");
+        sum(lost, event::AUDIT, "events while the audit could not be written");
     }
 
     fn queue(&self, event: Event) {

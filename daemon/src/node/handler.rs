@@ -181,6 +181,13 @@ impl PeerHandler for Handler {
         self.enroller.get().is_none_or(|enroller| enroller.may_try(from))
     }
 
+    fn turned_away(&self, from: SocketAddr, why: &str) {
+        // Before this node is a member there is no audit, and nobody to be let in to.
+        if let Some(enroller) = self.enroller.get() {
+            enroller.turned_away(from, why);
+        }
+    }
+
     async fn enrol(&self, from: SocketAddr, exporter: [u8; 32], request: Bytes) -> Bytes {
         match self.enroller.get() {
             Some(enroller) => enroller.answer(from, &exporter, &request).await,

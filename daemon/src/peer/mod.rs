@@ -81,6 +81,9 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// Whether somebody without a certificate at this address may ask to join; asked before anything costs time.
     fn may_enrol(&self, from: IpAddr) -> bool;
 
+    /// Somebody was not let in, and why; told once a while for each reason and address.
+    fn turned_away(&self, from: SocketAddr, why: &str);
+
     /// The request of somebody without a certificate. Nothing is known of them but what the request proves, and a proof
     /// counts only over this connection's exporter.
     fn enrol(&self, from: SocketAddr, exporter: [u8; 32], request: Bytes) -> impl Future<Output = Bytes> + Send;

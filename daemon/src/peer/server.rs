@@ -88,6 +88,29 @@ enum ConnectionError {
     Task(String),
 }
 
+impl ConnectionError {
+    /// Whether somebody tried what they may not, and did not merely hang up.
+    fn is_an_attempt(&self) -> bool {
+        match self {
+            ConnectionError::Tls(error) => {
+                error.get_ref().is_some_and(|inner| inner.downcast_ref::<rustls::Error>().is_some())
+            }
+            ConnectionError::Handshake(
+                HandshakeError::Receive(FrameError::Read(_) | FrameError::Closed) | HandshakeError::Send(_),
+            ) => false,
+            ConnectionError::Handshake(_) | ConnectionError::NotEnrol { .. } => true,
+            ConnectionError::Options(_)
+            | ConnectionError::HandshakeTimedOut
+            | ConnectionError::Receive(_)
+            | ConnectionError::Send(_)
+            | ConnectionError::WrongKind { .. }
+            | ConnectionError::Retired { .. }
+            | ConnectionError::Snapshot(_)
+            | ConnectionError::Task(_) => false,
+        }
+    }
+}
+
 /// Serves peers until `stop`; returns when no task of it is left.
 pub async fn serve<H: PeerHandler>(
     listener: TcpListener,
@@ -218,6 +241,9 @@ impl<H: PeerHandler> Connection<H> {
         let why = chain(failed);
         if self.quiet.is_news(address.ip(), &why, Instant::now()) {
             warn!(peer = %address, error = why, "peer connection refused");
+            if failed.is_an_attempt() {
+                self.handler.turned_away(address, &why);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Joining with a token, and all the ways not to.
 
+use crate::forged::{guessed, made_up};
 use crate::node::{Node, applicant, now_ms, port, promise, told, wait_for, writes};
 use konsul_state::{Command, TokenWrite};
 use konsuld::cluster::enrol::{
@@ -9,7 +10,6 @@ use konsuld::cluster::identity::IdentityFiles;
 use konsuld::cluster::token::{self, Bound, Purpose, Signer, Token};
 use konsuld::peer::{EnrolError, enrol};
 use konsuld::tls::JoinTrust;
-use sha2::Digest as _;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -18,26 +18,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn stranger(name: &str, dir: &TempDir) -> Applicant {
     applicant(name, "127.0.0.1:1", &IdentityFiles::in_data_dir(dir.path()))
-}
-
-fn made_up(purpose: Purpose) -> Token {
-    token::generate(purpose, Vec::new(), &ring::rand::SystemRandom::new()).unwrap()
-}
-
-/// The secret of one token under the name of another.
-fn guessed(real: &Token) -> Token {
-    let purpose = real.purpose();
-    let (real, other) = (real.render(), made_up(purpose).render());
-    let parts = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
-    let (mut real, other) = (parts(&real), parts(&other));
-    real[2] = other[2].clone();
-    let covered = real[..4].join(".");
-    // The checksum is for typing errors, not a secret: whoever guesses computes it.
-    let hash = sha2::Sha256::digest(&covered);
-    let bits = u32::from_be_bytes([0, hash[0], hash[1], hash[2]]) >> 4;
-    let char_at = |at: u32| char::from(b"abcdefghijklmnopqrstuvwxyz234567"[(bits >> (15 - 5 * at) & 31) as usize]);
-    let checksum: String = (0..4).map(char_at).collect();
-    Token::parse(&format!("{covered}.{checksum}")).unwrap()
 }
 
 async fn refused(token: &Token, node: &Node, me: &Applicant) -> (RefusalCode, String) {

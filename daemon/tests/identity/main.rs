@@ -6,6 +6,7 @@
     reason = "tests end where something is wrong, and make files and tasks as they like"
 )]
 
+mod forged;
 mod joining;
 mod node;
 mod renewal;

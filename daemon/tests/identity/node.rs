@@ -103,6 +103,10 @@ impl PeerHandler for Handler {
         self.enroller.get().expect("set before the port is served").may_try(from)
     }
 
+    fn turned_away(&self, from: SocketAddr, why: &str) {
+        self.enroller.get().expect("set before the port is served").turned_away(from, why);
+    }
+
     async fn enrol(&self, from: SocketAddr, exporter: [u8; 32], request: Bytes) -> Bytes {
         let enroller = self.enroller.get().expect("set before the port is served");
         enroller.answer(from, &exporter, &request).await

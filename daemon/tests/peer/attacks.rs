@@ -1,6 +1,7 @@
 //! The peer port of a cluster with an authority of its own, and those who try to get in.
 
 use crate::fake::{Server, connect_as};
+use crate::old_tls::tls_1_1_hello;
 use crate::own::{HOUR, authority, issued, material, member, tls, transport};
 use crate::refused::{SOON, code, identity, refusal};
 use bytes::Bytes;
@@ -127,15 +128,6 @@ async fn a_node_left_from_before_a_recovery() {
     }
 }
 
-/// A ClientHello as TLS 1.1 (version 3.2) has it: no extensions.
-fn tls_1_1_hello() -> Vec<u8> {
-    let suites = [0x00, 0x2f, 0xc0, 0x13];
-    let body = [&[3, 2], [0x5a; 32].as_slice(), &[0], &[0, 4], &suites, &[1, 0]].concat();
-    let length = u8::try_from(body.len()).unwrap();
-    let handshake = [&[1, 0, 0, length], body.as_slice()].concat();
-    [&[22, 3, 1, 0, length + 4], handshake.as_slice()].concat()
-}
-
 #[tokio::test]
 async fn tls_1_1() {
     let ca = authority();
@@ -149,7 +141,25 @@ async fn tls_1_1() {
         drop(tokio::time::timeout(SOON, raw.read_to_end(&mut heard)).await.expect("the server hangs up"));
         assert!(heard.is_empty() || heard[0] == 21, "a fatal alert, no hello: {heard:02x?}");
         assert_eq!(server.handler.asked.load(Ordering::SeqCst), 0);
+        let told = server.handler.turned_away.lock().unwrap().clone();
+        assert!(told.len() == 1 && told[0].starts_with("TLS: "), "{told:?}");
     }
+}
+
+#[tokio::test]
+async fn who_only_hangs_up_is_no_news() {
+    let ca = authority();
+    let server = Server::start(transport(&material(&ca, 1, "alpha"))).await;
+    // As a load balancer does that looks whether the port is open.
+    for _ in 0..3 {
+        drop(TcpStream::connect(server.address).await.unwrap());
+    }
+    let mut raw = TcpStream::connect(server.address).await.unwrap();
+    raw.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut heard = Vec::new();
+    drop(tokio::time::timeout(SOON, raw.read_to_end(&mut heard)).await.expect("the server hangs up"));
+    let told = server.handler.turned_away.lock().unwrap().clone();
+    assert_eq!(told.len(), 1, "the request alone: {told:?}");
 }
 
 #[tokio::test]

@@ -38,6 +38,8 @@ pub(crate) struct Handler {
     pub(crate) protected_by: Mutex<Vec<Encryption>>,
     /// Where nobody may ask to join from.
     pub(crate) shunned: Mutex<Vec<IpAddr>>,
+    /// Why somebody was not let in.
+    pub(crate) turned_away: Mutex<Vec<String>>,
     /// Exporter and request of everybody without a certificate.
     pub(crate) enrolments: Mutex<Vec<([u8; 32], Bytes)>>,
     dir: TempDir,
@@ -120,6 +122,10 @@ impl PeerHandler for Handler {
         !self.shunned.lock().unwrap().contains(&from)
     }
 
+    fn turned_away(&self, _from: SocketAddr, why: &str) {
+        self.turned_away.lock().unwrap().push(why.to_owned());
+    }
+
     async fn enrol(&self, from: SocketAddr, exporter: [u8; 32], request: Bytes) -> Bytes {
         let answered = answer(&from.ip().to_string(), &request);
         self.enrolments.lock().unwrap().push((exporter, request));
@@ -154,6 +160,7 @@ impl Server {
             known: Mutex::default(),
             protected_by: Mutex::default(),
             shunned: Mutex::default(),
+            turned_away: Mutex::default(),
             enrolments: Mutex::default(),
             dir: TempDir::new().unwrap(),
             barrier: Barrier::new(TOGETHER),

@@ -13,6 +13,7 @@ mod enrol;
 mod fake;
 mod files;
 mod modes;
+mod old_tls;
 mod own;
 mod raft;
 mod refused;

@@ -95,6 +95,11 @@ impl Enroller {
         may
     }
 
+    /// Somebody was not let in at the peer port, before they could say what they want.
+    pub fn turned_away(&self, from: SocketAddr, why: &str) {
+        self.parts.audit.turned_away(&from.ip().to_string(), why);
+    }
+
     /// The answer to a request that arrived on a connection with this exporter.
     pub async fn answer(&self, from: SocketAddr, exporter: &[u8; 32], request: &[u8]) -> Bytes {
         let (answer, token) = match read(request) {
