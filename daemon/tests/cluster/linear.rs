@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 8;
@@ -120,13 +121,10 @@ fn client(nodes: &[SocketAddr], number: usize, seed: u64, shared: &Shared) -> Ve
 }
 
 /// Kills, pauses and, where there is a network to cut, isolates leaders, one after the other.
-fn trouble(cluster: &Cluster, shared: &Shared) {
+fn trouble(cluster: &Cluster, recording: &Recording) {
     for round in 0..6 {
-        let before = shared.begun.load(Ordering::Relaxed);
-        wait_until("some operations without trouble", || {
-            let now = shared.begun.load(Ordering::Relaxed) - before;
-            so(now >= 300, format!("{now} operations"))
-        });
+        // Without trouble.
+        recording.wait_progress(300);
         let leader = cluster.leader();
         let others: Vec<_> = cluster.nodes.iter().enumerate().filter(|(at, _)| *at != leader).map(|(_, n)| n).collect();
         let node = &cluster.nodes[leader];
@@ -152,6 +150,50 @@ fn trouble(cluster: &Cluster, shared: &Shared) {
     }
 }
 
+/// Clients whose history is judged in the end.
+pub(crate) struct Recording {
+    shared: Arc<Shared>,
+    seed: u64,
+    clients: Vec<JoinHandle<Vec<Event>>>,
+}
+
+impl Recording {
+    pub(crate) fn start(nodes: &[SocketAddr]) -> Recording {
+        let seed: u64 = rand::rng().random();
+        println!("seed {seed}");
+        let shared = Shared::new();
+        let clients = (0..CLIENTS).map(|number| {
+            let (nodes, shared) = (nodes.to_vec(), Arc::clone(&shared));
+            let seed = seed.wrapping_add(u64::try_from(number).unwrap());
+            std::thread::spawn(move || client(&nodes, number, seed, &shared))
+        });
+        let clients = clients.collect();
+        Recording { shared, seed, clients }
+    }
+
+    /// Waits until the clients have begun this many more operations.
+    pub(crate) fn wait_progress(&self, more: usize) {
+        let before = self.shared.begun.load(Ordering::Relaxed);
+        wait_until(&format!("{more} more operations"), || {
+            let now = self.shared.begun.load(Ordering::Relaxed) - before;
+            so(now >= more, format!("{now} more"))
+        });
+    }
+
+    /// One register per key explains all that the clients were told; they did this much at least.
+    pub(crate) fn judge(self, operations_min: usize) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let history: Vec<Event> = self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        let unknown = history.iter().filter(|event| event.returned.is_none()).count();
+        let keys = history.iter().map(|event| event.key).max().unwrap() + 1;
+        println!("{} operations on {keys} keys, {unknown} without an answer", history.len());
+        assert!(history.len() > operations_min, "too little was done to prove anything");
+        if let Err(why) = check(&history) {
+            panic!("seed {}: {why}", self.seed);
+        }
+    }
+}
+
 #[test]
 fn a_recorded_history_is_linearizable() {
     let net = net::missing();
@@ -160,24 +202,9 @@ fn a_recorded_history_is_linearizable() {
     }
     let raft = "hold = \"1s\"\npropose_timeout = \"1s\"";
     let cluster = Cluster::with(Options { nodes: 3, raft, net: net.is_none(), ..Options::default() });
-    let seed: u64 = rand::rng().random();
-    println!("seed {seed}");
-    let shared = Shared::new();
-    let clients = (0..CLIENTS).map(|number| {
-        let (nodes, shared) = (cluster.addresses(), Arc::clone(&shared));
-        std::thread::spawn(move || client(&nodes, number, seed.wrapping_add(u64::try_from(number).unwrap()), &shared))
-    });
-    let clients: Vec<_> = clients.collect();
-    trouble(&cluster, &shared);
-    shared.stop.store(true, Ordering::Relaxed);
-    let history: Vec<Event> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
-    let unknown = history.iter().filter(|event| event.returned.is_none()).count();
-    let keys = history.iter().map(|event| event.key).max().unwrap() + 1;
-    println!("{} operations on {keys} keys, {unknown} without an answer", history.len());
-    assert!(history.len() > 1000, "too little was done to prove anything");
-    if let Err(why) = check(&history) {
-        panic!("seed {seed}: {why}");
-    }
+    let recording = Recording::start(&cluster.addresses());
+    trouble(&cluster, &recording);
+    recording.judge(1000);
     cluster.assert_digests_equal();
 }
 

@@ -3,13 +3,23 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::expect_used, reason = "tests")]
 
+mod attacks;
+mod authority;
 mod autopilot;
 mod backup;
+mod by_domain;
 mod crash;
 mod damage;
 mod disk;
+mod divided;
+mod entered;
+mod first;
+#[path = "../identity/forged.rs"]
+mod forged;
 mod linear;
 mod membership;
+#[path = "../peer/old_tls.rs"]
+mod old_tls;
 mod partition;
 mod pause;
 mod recovery;

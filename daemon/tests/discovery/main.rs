@@ -5,6 +5,8 @@
 #[cfg(feature = "discovery-aws")]
 mod aws;
 mod dns;
+#[allow(dead_code, reason = "shared with tests that use the rest of it")]
+#[path = "../cluster/support/dnsmasq.rs"]
 mod dnsmasq;
 #[path = "../cluster/support/janitor.rs"]
 mod janitor;

@@ -29,10 +29,23 @@ pub(crate) enum Disk {
     Shared(fn(&Path)),
 }
 
+/// How the nodes get into one cluster.
+#[derive(Default)]
+pub(crate) enum Entry {
+    /// Each is told of all the others, and brings a certificate.
+    #[default]
+    Peers,
+    /// Each is told nothing but these lines of its configuration, from the section `cluster` on. The test gets them in.
+    Own(String),
+}
+
 /// What a cluster is like.
 #[derive(Default)]
 pub(crate) struct Options {
     pub(crate) nodes: usize,
+    pub(crate) entry: Entry,
+    /// Beside other clusters: for what takes minutes and makes no claim about time.
+    pub(crate) beside_others: bool,
     /// Further nodes, which the others are not told of: they join when a test starts them.
     pub(crate) spare: usize,
     /// Lines of the section `raft`.
@@ -55,7 +68,7 @@ pub(crate) struct Cluster {
     // In the order in which they are dropped.
     _janitor: Janitor,
     pub(crate) dir: PathBuf,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Cluster {
@@ -73,15 +86,19 @@ impl Cluster {
 
     /// Nothing runs yet.
     pub(crate) fn prepare(options: Options) -> Cluster {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = (!options.beside_others).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let dir = tempfile::Builder::new().prefix("konsul-").tempdir().unwrap().keep();
         let janitor = Janitor::start(&dir, if options.net { net::prefix(serial) } else { String::new() }.as_str());
         let net = options.net.then(|| Net::create(serial, options.nodes + options.spare));
-        let address = |node| if options.net { net::address(node) } else { loopback(node) };
+        // The low numbers are those of whose turn it is.
+        let first = if options.beside_others { BESIDE } else { 0 };
+        let address = |node| if options.net { net::address(node) } else { loopback(first + node) };
         let names: Vec<(String, IpAddr)> =
             (1..=options.nodes + options.spare).map(|n| (format!("n{n}"), address(n))).collect();
-        certs::write(&dir, &names);
+        if matches!(options.entry, Entry::Peers) {
+            certs::write(&dir, &names);
+        }
         let homes = dir.join("nodes");
         fs::create_dir(&homes).unwrap();
         if let Disk::Shared(make) = options.disk {
@@ -101,6 +118,7 @@ impl Cluster {
                 config: dir.join(format!("{name}.toml")),
                 log: dir.join(format!("{name}.log")),
                 netns: net.as_ref().map(|net| net.netns(at + 1)),
+                credentials: dir.join(format!("{name}.credentials")),
                 child: Mutex::new(None),
             };
             fs::write(&node.config, config(&dir, &node, &names, &options)).unwrap();
@@ -122,6 +140,7 @@ impl Cluster {
             config: self.dir.join(format!("{name}.toml")),
             log: self.dir.join(format!("{name}.log")),
             netns: None,
+            credentials: self.dir.join(format!("{name}.credentials")),
             child: Mutex::new(None),
         };
         let text = format!(
@@ -153,13 +172,18 @@ impl Cluster {
 
     /// All nodes run, all are voters, and the leader says that it is well.
     pub(crate) fn wait_healthy(&self) -> ClusterStatus {
-        let wanted = self.nodes.len();
+        self.wait_healthy_of(&self.nodes.iter().collect::<Vec<_>>())
+    }
+
+    /// The same of these nodes: they are all there are.
+    pub(crate) fn wait_healthy_of(&self, nodes: &[&Node]) -> ClusterStatus {
+        let wanted = nodes.len();
         wait_until("a healthy cluster in which every node votes", || {
-            let (_, status) = self.look_for_leader(&self.nodes.iter().collect::<Vec<_>>())?;
+            let (_, status) = self.look_for_leader(nodes)?;
             let voters = status.members.iter().filter(|member| member.voter).count();
             so(voters == wanted && status.members.len() == wanted, format!("members {:?}", status.members))?;
             so(status.healthy == Some(true), format!("not healthy: {:?}", status.members))?;
-            for node in &self.nodes {
+            for node in nodes {
                 let (code, reasons) = node.ready()?;
                 so(code == 200, format!("{} is not ready: {reasons:?}", node.name))?;
             }
@@ -207,7 +231,8 @@ impl Cluster {
             let agrees = other.node.term == status.node.term && other.leader.as_ref().is_some_and(|l| l.name == name);
             follow += usize::from(agrees);
         }
-        so(follow > self.nodes.len() / 2 && follow == nodes.len(), seen)?;
+        let voters = status.members.iter().filter(|member| member.voter).count();
+        so(follow > voters / 2 && follow == nodes.len(), seen)?;
         Ok((name, status))
     }
 
@@ -234,6 +259,9 @@ impl Cluster {
         assert!(digests.iter().all(|digest| *digest == digests[0]), "the nodes hold different states: {digests:?}");
     }
 }
+
+/// Far from where any other cluster of this process has its nodes.
+const BESIDE: usize = 50;
 
 /// Where node `n` could be as well.
 pub(crate) fn elsewhere(n: usize) -> IpAddr {
@@ -265,8 +293,9 @@ fn config(dir: &Path, node: &Node, names: &[(String, IpAddr)], options: &Options
         options.raft,
         options.http,
     );
-    if names.len() > 1 {
-        write!(
+    match &options.entry {
+        Entry::Own(lines) => write!(text, "[peer]\nlisten = \"{address}:8300\"\n[cluster]\n{lines}\n").unwrap(),
+        Entry::Peers if names.len() > 1 => write!(
             text,
             "[peer]\nlisten = \"{address}:8300\"\nadvertise = \"{address}:8300\"\n[tls]\ncert_file = {:?}\nkey_file = {:?}\nca_file = {:?}\n\
              {}\n[cluster]\npeers = [{}]\n{}",
@@ -277,7 +306,8 @@ fn config(dir: &Path, node: &Node, names: &[(String, IpAddr)], options: &Options
             peers.join(", "),
             if peers.iter().any(|peer| peer.contains(&format!("\"{name}\""))) { "" } else { "form = \"never\"\n" },
         )
-        .unwrap();
+        .unwrap(),
+        Entry::Peers => {}
     }
     text
 }

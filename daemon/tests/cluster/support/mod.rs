@@ -3,9 +3,12 @@
 pub(crate) mod certs;
 pub(crate) mod cluster;
 pub(crate) mod ctl;
+pub(crate) mod dnsmasq;
 pub(crate) mod history;
+pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod janitor;
+pub(crate) mod konsulctl;
 pub(crate) mod mount;
 pub(crate) mod net;
 pub(crate) mod node;

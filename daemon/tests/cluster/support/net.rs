@@ -22,7 +22,7 @@ pub(crate) fn missing() -> Option<String> {
         return Some("network namespaces need root".to_owned());
     }
     let runs = |program: &str, arg: &str| Command::new(program).arg(arg).output().is_ok_and(|o| o.status.success());
-    let tools = [("ip", "-V", "iproute2"), ("nft", "--version", "nftables")];
+    let tools = [("ip", "-V", "iproute2"), ("tc", "-V", "iproute2"), ("nft", "--version", "nftables")];
     let absent: Vec<&str> =
         tools.iter().filter(|(tool, arg, _)| !runs(tool, arg)).map(|(_, _, package)| *package).collect();
     (!absent.is_empty()).then(|| format!("not installed: {}", absent.join(", ")))
@@ -36,6 +36,9 @@ pub(crate) fn prefix(serial: u32) -> String {
 pub(crate) fn address(node: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 77, 0, u8::try_from(node).unwrap()))
 }
+
+/// Whether something is cut or not.
+const FORGET: &str = "add table bridge part\ndelete table bridge part\n";
 
 fn run(program: &str, args: &str) {
     let output = Command::new(program).args(args.split_whitespace()).output().unwrap();
@@ -73,21 +76,48 @@ impl Net {
         format!("{}{node}", self.prefix)
     }
 
+    /// The test's own address in this network.
+    pub(crate) fn here() -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 77, 0, 254))
+    }
+
     /// Nothing passes between these nodes and the others; the test reaches all of them.
     pub(crate) fn isolate(&self, nodes: &[usize]) {
-        let mut rules = String::new();
-        for one in 1..=self.nodes {
-            for other in (1..=self.nodes).filter(|other| nodes.contains(&one) != nodes.contains(other)) {
-                rules.push_str(&format!("iifname \"p{one}\" oifname \"p{other}\" drop\n"));
-            }
-        }
+        let apart = |one: usize, other: usize| nodes.contains(&one) != nodes.contains(&other);
+        let all = 1..=self.nodes;
+        let ways = all.clone().flat_map(|from| all.clone().map(move |to| (from, to)));
+        self.cut(&ways.filter(|(from, to)| apart(*from, *to)).collect::<Vec<_>>());
+    }
+
+    /// Nothing passes from the first to the second of each pair, whatever was cut before; the other way is open.
+    pub(crate) fn cut(&self, ways: &[(usize, usize)]) {
+        let rules: String =
+            ways.iter().map(|(from, to)| format!("iifname \"p{from}\" oifname \"p{to}\" drop\n")).collect();
         self.nft(&format!(
-            "table bridge part {{\nchain cut {{\ntype filter hook forward priority 0; policy accept;\n{rules}}}\n}}\n"
+            "{FORGET}table bridge part {{\nchain cut {{\ntype filter hook forward priority 0; policy accept;\n{rules}}}\n}}\n"
         ));
     }
 
     pub(crate) fn heal(&self) {
-        self.nft("delete table bridge part\n");
+        self.nft(FORGET);
+    }
+
+    /// What reaches this node comes at this rate, in kbit a second; `None`: as fast as it can.
+    pub(crate) fn slow_down(&self, node: usize, rate: Option<u32>) {
+        let device = format!("-n {}sw qdisc", self.prefix);
+        match rate {
+            Some(kbit) => {
+                run("tc", &format!("{device} add dev p{node} root tbf rate {kbit}kbit burst 16kb latency 400ms"));
+            }
+            None => run("tc", &format!("{device} del dev p{node} root")),
+        }
+    }
+
+    /// The node's host has this address from now on, and the one it had no more.
+    pub(crate) fn move_host(&self, node: usize, to: IpAddr) {
+        let host = self.netns(node);
+        run("ip", &format!("-n {host} addr flush dev eth0"));
+        run("ip", &format!("-n {host} addr add {to}/24 dev eth0"));
     }
 
     fn nft(&self, rules: &str) {

@@ -23,6 +23,8 @@ pub(crate) struct Node {
     pub(crate) config: PathBuf,
     pub(super) log: PathBuf,
     pub(super) netns: Option<String>,
+    /// What systemd would hand over: the process is told of it if it is there.
+    pub(crate) credentials: PathBuf,
     pub(super) child: Mutex<Option<Child>>,
 }
 
@@ -42,6 +44,9 @@ impl Node {
             None => Command::new(daemon),
         };
         command.arg("--config").arg(&self.config);
+        if self.credentials.exists() {
+            command.env("CREDENTIALS_DIRECTORY", &self.credentials);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         *child = Some(command.spawn().unwrap());
     }
@@ -107,6 +112,12 @@ impl Node {
         }
     }
 
+    /// Hands over a credential from the next start on.
+    pub(crate) fn give_credential(&self, name: &str, text: &str) {
+        fs::create_dir_all(&self.credentials).unwrap();
+        fs::write(self.credentials.join(name), text).unwrap();
+    }
+
     /// In the configuration, this node's and that of others.
     pub(crate) fn replace_in_config(&self, from: &str, to: &str) {
         let text = fs::read_to_string(&self.config).unwrap();
@@ -135,6 +146,15 @@ impl Node {
         let reply = self.get("/health/ready").map_err(|e| format!("{}: {e}", self.name))?;
         let health: Health = reply.json();
         Ok((reply.status, health.reasons))
+    }
+
+    /// Waits until it waits for somebody to say how it gets into a cluster.
+    pub(crate) fn wait_waiting(&self) {
+        wait_until(&format!("{} waits", self.name), || {
+            let status = self.status()?;
+            let waits = status.node.waiting.as_ref().is_some_and(|what| what.contains("waits for"));
+            if waits { Ok(()) } else { Err(format!("{:?}", status.node)) }
+        });
     }
 
     /// The sum of the series of a metric whose labels contain `labels`.

@@ -154,6 +154,31 @@ pub(crate) fn read_all(node: &Node, prefix: &str) -> HashMap<String, Vec<u8>> {
     entries.into_iter().map(|entry| (entry.key, entry.value)).collect()
 }
 
+/// Writes were acknowledged in the order of the log: one that was sent after another had been acknowledged stands behind
+/// it, whoever took the two. That would not be so if two nodes acknowledged at the same time.
+pub(crate) fn check_order(node: &Node, prefix: &str, written: &[Written]) {
+    let reply = node.client().get(&format!("/v1/kv/{prefix}?recurse&consistent")).unwrap();
+    let entries: Vec<KvEntry> = reply.json();
+    let index: HashMap<&str, u64> = entries.iter().map(|entry| (entry.key.as_str(), entry.modify_index)).collect();
+    let mut acknowledged: Vec<&Written> = written.iter().filter(|w| w.outcome == Outcome::Acknowledged).collect();
+    let mut begun = acknowledged.clone();
+    acknowledged.sort_by_key(|w| w.at);
+    begun.sort_by_key(|w| w.sent);
+    let (mut before, mut last) = (acknowledged.into_iter().peekable(), None::<(u64, &Written)>);
+    for write in begun {
+        while let Some(earlier) = before.next_if(|earlier| earlier.at < write.sent) {
+            let index = index[earlier.key.as_str()];
+            if last.is_none_or(|(highest, _)| highest < index) {
+                last = Some((index, earlier));
+            }
+        }
+        if let Some((highest, earlier)) = last {
+            let own = index[write.key.as_str()];
+            assert!(own > highest, "{write:?} has index {own}, {earlier:?} was acknowledged before with {highest}");
+        }
+    }
+}
+
 /// Every node holds every acknowledged write and none that was refused.
 pub(crate) fn check_writes(nodes: &[&Node], prefix: &str, written: &[Written]) {
     let count = |outcome| written.iter().filter(|w| w.outcome == outcome).count();

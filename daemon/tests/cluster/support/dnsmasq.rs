@@ -1,15 +1,17 @@
 //! A real DNS server with records of our choice.
 
-use crate::janitor::Janitor;
+use super::janitor::Janitor;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Each server has an address of its own, so that the port need not be searched.
-const PORT: u16 = 5300;
+pub(crate) const PORT: u16 = 5300;
+/// Until it answers.
+const LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Dnsmasq {
     address: SocketAddr,
@@ -25,6 +27,11 @@ impl Dnsmasq {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let [.., high, low] = std::process::id().to_be_bytes();
         let ip = Ipv4Addr::new(127, 100 | (high & 0x1f), low, NEXT.fetch_add(1, Ordering::Relaxed));
+        Dnsmasq::at(IpAddr::V4(ip))
+    }
+
+    /// The same, at an address of this host.
+    pub(crate) fn at(ip: IpAddr) -> Dnsmasq {
         let dir = tempfile::Builder::new().prefix("konsul-dns-").tempdir().unwrap();
         let janitor = Janitor::start(dir.path(), "");
         Dnsmasq { address: SocketAddr::from((ip, PORT)), running: None, _janitor: janitor, dir }
@@ -71,7 +78,7 @@ impl Dnsmasq {
         while TcpStream::connect(self.address).is_err() {
             let ended = self.running.as_mut().and_then(|child| child.try_wait().unwrap());
             assert!(ended.is_none(), "dnsmasq ended with {ended:?}");
-            assert!(began.elapsed() < crate::LIMIT, "dnsmasq does not listen on {}", self.address);
+            assert!(began.elapsed() < LIMIT, "dnsmasq does not listen on {}", self.address);
             std::thread::sleep(Duration::from_millis(5));
         }
     }
