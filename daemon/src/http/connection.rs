@@ -293,7 +293,8 @@ mod tests {
         assert_eq!(admission.enter(client(1)).unwrap_err(), Full::Client, "the early one was not counted");
         drop(late);
         drop(admission.enter(client(1)).unwrap());
-        assert_eq!((admission.open().total, admission.open().per_client.len()), (0, 0));
+        let open = admission.open();
+        assert_eq!((open.total, open.per_client.len()), (0, 0));
     }
 
     #[test]

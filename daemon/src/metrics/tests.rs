@@ -107,6 +107,7 @@ fn busy() -> String {
     for kind in [BackupKind::Saved, BackupKind::Verified] {
         metrics.backup.set(kind, (1_800_000_000_000, 17), 508, 12_345);
     }
+    metrics.supervision.waiting_seconds.get_or_create(&ThreadLabel { thread: "apply" }).set(0.0);
     metrics.encode()
 }
 
@@ -152,7 +153,7 @@ fn every_metric_has_help_that_is_a_sentence() {
 fn every_series_names_its_node_and_cluster_and_no_label_is_unbounded() {
     let allowed = BTreeSet::from([
         "cluster", "node", "version", "git", "role", "peer", "type", "reason", "op", "result", "outcome", "endpoint",
-        "method", "code", "le", "purpose", "cert", "of",
+        "method", "code", "le", "purpose", "cert", "of", "thread",
     ]);
     for line in series(&busy()) {
         assert!(line.contains(r#"cluster="c1""#) && line.contains(r#"node="n1""#), "{line}");
