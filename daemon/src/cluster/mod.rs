@@ -10,6 +10,7 @@ pub mod identity;
 mod join;
 pub mod lobby;
 pub mod local;
+pub mod neighbour;
 pub mod token;
 
 pub use bootstrap::{Former, Seat, begin};

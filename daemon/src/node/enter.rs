@@ -7,6 +7,7 @@ use crate::cluster::entry::{self, Entry, Newcomer, Way};
 use crate::cluster::identity::IdentityFiles;
 use crate::cluster::lobby::{Asked, EnterError, Entered, Lobby, Wish, Wishes};
 use crate::cluster::local;
+use crate::cluster::neighbour::neighbour;
 use crate::cluster::token::Token;
 use crate::durable;
 use crate::storage::Identity;
@@ -101,7 +102,10 @@ impl Node {
                 let why = "this node only joins: `cluster.form` is \"never\"".to_owned();
                 Err(EnterError::Refused { why })
             }
-            Wish::Init => me.found(now_ms()).map_err(|error| EnterError::Failed { why: chain(&error) }),
+            Wish::Init => match neighbour(&discovery.round().await).await {
+                Some(found) => Err(EnterError::Refused { why: found.to_string() }),
+                None => me.found(now_ms()).map_err(|error| EnterError::Failed { why: chain(&error) }),
+            },
             Wish::Join { token, via } => {
                 handler.hold(Arc::new(Token::clone(token)));
                 entry::by_token(me, way(token, via, true), now_ms).await

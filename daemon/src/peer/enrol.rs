@@ -66,6 +66,19 @@ pub struct Enrolled {
     pub address: SocketAddr,
 }
 
+/// Whose certificate is shown at `address` (`host:port`) to somebody who has none; `None`: one that names no node. It is a
+/// claim that nobody verified.
+pub async fn who(address: &str, limit: Duration) -> Result<Option<Certified>, EnrolError> {
+    let start = Instant::now();
+    let (stream, address) = connect(address, SILENCE_MAX).await.map_err(EnrolError::Connect)?;
+    let secured = timeout_at(start + limit, connect_to_join(address, stream, &JoinTrust::Proven)).await;
+    let secured = secured.map_err(|_| EnrolError::TimedOut { address, waited_ms: start.elapsed().as_millis() })?;
+    let (mut wire, _exporter) = secured.map_err(|source| EnrolError::Tls { address, source })?;
+    let shown = wire.certified.take();
+    wire.close().await.map_err(|source| EnrolError::Send { address, source })?;
+    Ok(shown)
+}
+
 /// Asks whoever answers at `address` (`host:port`); `request` is given the connection's exporter.
 pub async fn enrol(
     address: &str,

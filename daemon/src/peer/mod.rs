@@ -21,7 +21,7 @@ mod snapshot;
 mod stream;
 
 pub use client::PeerClient;
-pub use enrol::{EnrolError, Enrolled, enrol};
+pub use enrol::{EnrolError, Enrolled, enrol, who};
 pub use frame::FrameError;
 pub use handshake::{ConnectError, HandshakeError, Known, LocalIdentity, PeerIdentity};
 pub use mux::{CallError, LostReason, NotSentReason};

@@ -12,6 +12,7 @@ mod crash;
 mod damage;
 mod disk;
 mod divided;
+mod encryption;
 mod entered;
 mod first;
 #[path = "../identity/forged.rs"]
@@ -24,6 +25,8 @@ mod partition;
 mod pause;
 mod recovery;
 mod reload;
+mod second;
+mod secrets;
 mod snapshot;
 #[allow(dead_code, unused_imports, clippy::explicit_write, reason = "shared with tests that use the rest of it")]
 mod support;
