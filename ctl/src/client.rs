@@ -23,7 +23,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{io::AsyncReadExt as _, task::JoinHandle, time};
 
@@ -377,6 +377,11 @@ impl Answer<'_> {
     /// A header of the answer.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.headers.get(name)?.to_str().ok()
+    }
+
+    /// The server's time, to the second.
+    pub(crate) fn date(&self) -> Option<SystemTime> {
+        httpdate::parse_http_date(self.head.headers.get(header::DATE)?.to_str().ok()?).ok()
     }
 
     /// Length of the body, if announced.

@@ -1,6 +1,7 @@
 //! `konsulctl cluster`: what Consul's API does not tell.
 
 use super::membership::{self, Change};
+use super::restart;
 use super::snapshot::{self as cmd_snapshot, Konsuld, Restore, RestoreHow, Save, Snapshot};
 use super::token;
 use crate::{
@@ -70,6 +71,8 @@ pub(crate) enum Cluster {
         #[arg(long, value_name = "NODE")]
         to: Option<String>,
     },
+    /// Tell whether the answering node may restart without the cluster missing it
+    CanRestart(restart::CanRestart),
     /// Have a node leave the cluster: it hands over what it does, is removed, and stops
     #[command(
         after_help = "Refused if the cluster would stop, or survive less than before; the latter can be forced.\n\n\
@@ -160,6 +163,7 @@ pub(crate) async fn run(cluster: Cluster, context: &Context) -> anyhow::Result<E
             cmd_snapshot::run(Snapshot::Restore(Restore::of_file(file, how)), context).await
         }
         Cluster::TransferLeadership { to } => transfer(to, context).await,
+        Cluster::CanRestart(args) => restart::run(&args, context).await,
         Cluster::Leave { node_id, force } => membership::run(Change::Leave, node_id, force.force, context).await,
         Cluster::Remove { node, force } => membership::run(Change::Remove, Some(node), force.force, context).await,
         Cluster::Promote { node } => membership::run(Change::Promote, Some(node), false, context).await,

@@ -7,12 +7,14 @@ pub(crate) mod ca;
 pub(crate) mod cluster;
 pub(crate) mod coverage;
 pub(crate) mod docs;
+pub(crate) mod doctor;
 pub(crate) mod kv;
 pub(crate) mod leaderless;
 pub(crate) mod membership;
 pub(crate) mod node;
 pub(crate) mod operator;
 pub(crate) mod recover;
+pub(crate) mod restart;
 pub(crate) mod snapshot;
 pub(crate) mod tls;
 pub(crate) mod token;
@@ -38,6 +40,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<E
         Command::Agent(agent) => node::run_agent(&agent, context).await,
         Command::Status(status) => node::run_status(&status, context).await,
         Command::Openapi => node::run_openapi(context).await,
+        Command::Doctor(doctor) => doctor::run(&doctor, context).await,
         Command::Tls(tls) => tls::run(&tls, context),
         Command::Bench(bench) => bench::run(bench, context).await,
         Command::Completion(completion) => docs::run_completion(&completion, context),

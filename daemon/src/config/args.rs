@@ -54,6 +54,9 @@ pub struct Args {
     /// Check the configuration and exit: 0 valid, 2 not
     #[arg(long)]
     pub check_config: bool,
+    /// Print the configuration that holds, each value with where it comes from, and exit
+    #[arg(long)]
+    pub print_config: bool,
     /// Print a configuration file with every key, its default and what it means, and exit
     #[arg(long)]
     pub print_default_config: bool,

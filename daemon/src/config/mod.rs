@@ -10,12 +10,15 @@ mod file;
 mod hint;
 mod keys;
 mod raw;
+mod reference;
 mod reread;
 mod settings;
+mod shown;
 mod validate;
 mod value;
 
 pub use args::{Args, Offline, OfflineArchive, OfflineData};
+pub use reference::{Entry, Section, reference};
 pub use reread::{Again, Loaded};
 pub use settings::Problem;
 
@@ -263,6 +266,9 @@ impl Args {
             return Ok(Start::Offline(work.clone()));
         }
         let loaded = Loaded::load(self)?;
+        if self.print_config {
+            return Ok(Start::Print(loaded.shown()));
+        }
         if self.check_config {
             return Ok(Start::Print("configuration is valid\n".into()));
         }

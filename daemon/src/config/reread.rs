@@ -1,6 +1,6 @@
 //! The configuration in force, read again: what of it may change while the node runs, and what waits for a restart.
 
-use super::{Args, Config, ConfigError, Layers, Problem, Settings, read};
+use super::{Args, Config, ConfigError, Layers, Problem, Settings, read, shown};
 
 /// The configuration in force, and what gave it.
 #[derive(Debug, Clone)]
@@ -30,6 +30,11 @@ impl Loaded {
     fn of(args: &Args, layers: Layers) -> Result<Loaded, ConfigError> {
         let config = layers.build().map_err(|problems| ConfigError::Invalid { problems })?;
         Ok(Loaded { config, args: args.clone(), settings: layers.settings })
+    }
+
+    /// In the form of the file, each value with where it comes from.
+    pub fn shown(&self) -> String {
+        shown::shown(&self.settings)
     }
 
     /// What is in force.

@@ -7,6 +7,10 @@ use std::fmt::Write;
 
 /// `#env NAME=VALUE` and `#flag --name value` at the start of a line.
 fn run_case(text: &str) -> Result<Config, ConfigError> {
+    resolve_case(text).map(|(config, _)| config)
+}
+
+fn resolve_case(text: &str) -> Result<(Config, Settings), ConfigError> {
     let words =
         |prefix: &str| text.lines().filter_map(move |line| line.strip_prefix(prefix)).map(str::to_owned).collect();
     let variables: Vec<String> = words("#env ");
@@ -24,7 +28,8 @@ fn run_case(text: &str) -> Result<Config, ConfigError> {
         args: &Args::try_parse_from(std::iter::once("konsuld").chain(flags)).unwrap(),
         host_name: "host-7".into(),
     });
-    layers.build().map_err(|problems| ConfigError::Invalid { problems })
+    let config = layers.build().map_err(|problems| ConfigError::Invalid { problems })?;
+    Ok((config, layers.settings))
 }
 
 fn load(text: &str) -> Config {
@@ -172,4 +177,30 @@ fn a_file_that_was_named_must_exist() {
 fn the_command_line_is_sound() {
     use clap::CommandFactory;
     Args::command().debug_assert();
+}
+
+#[test]
+fn the_configuration_that_is_shown_says_what_the_one_it_was_made_from_said() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/testdata");
+    let mut valid = 0;
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let Ok((config, settings)) = resolve_case(&std::fs::read_to_string(&path).unwrap()) else { continue };
+        valid += 1;
+        let shown = shown::shown(&settings);
+        let again = load(&shown);
+        assert_eq!(format!("{:#?}", again), format!("{config:#?}"), "{}\n{shown}", path.display());
+    }
+    assert!(valid >= 5, "{valid} valid cases in {}", dir.display());
+}
+
+#[test]
+fn what_is_shown_tells_where_it_comes_from() {
+    let (_, settings) = resolve_case("[node]\nname = \"n1\"\n").unwrap();
+    let shown = shown::shown(&settings);
+    assert!(shown.contains("[node]\nname = \"n1\" # /etc/konsul/konsul.toml:2\n"), "{shown}");
+    assert!(shown.contains("data_dir = \"/var/lib/konsul\" # default\n"), "{shown}");
 }

@@ -92,7 +92,7 @@ impl BadValue {
 }
 
 impl Kind {
-    fn expected(self) -> String {
+    pub(super) fn expected(self) -> String {
         match self {
             Kind::Name => "a name of at most 63 letters, digits, `-`, `_` and `.`".into(),
             Kind::Path => "an absolute path".into(),

@@ -450,3 +450,28 @@ fn whoever_cannot_be_reached_is_named_and_the_next_server_is_asked() {
     ctl.done(gone.http, &line);
     assert_eq!(ctl.done(rest.http, "kv get a"), "b\n");
 }
+
+#[test]
+fn a_node_may_restart_only_while_a_majority_is_well_without_it() {
+    let (cluster, ctl) = (Cluster::start(3), Ctl::new());
+    let leader = &cluster.nodes[cluster.leader()];
+    let asked = ctl.json(leader.http, "cluster can-restart --wait 20s");
+    assert_eq!((asked["can_restart"].clone(), asked["leads_others"].clone()), (true.into(), true.into()), "{asked}");
+    let moved = ctl.json(leader.http, "cluster can-restart --hand-over --wait 20s");
+    assert_eq!((moved["can_restart"].clone(), moved["leads_others"].clone()), (true.into(), false.into()), "{moved}");
+    let new_leader = &cluster.nodes[cluster.leader()];
+    assert_ne!(new_leader.name, leader.name);
+    let third = cluster.nodes.iter().find(|node| node.name != leader.name && node.name != new_leader.name).unwrap();
+    third.kill9();
+    wait_until("the leader knows that a node is down", || {
+        let output = ctl.run(leader.http, "cluster can-restart");
+        let told = text(&output.stdout);
+        if output.status.code() == Some(1) && told.contains(&format!("not well: {}", third.name)) {
+            Ok(())
+        } else {
+            Err(told)
+        }
+    });
+    third.start();
+    ctl.done(leader.http, "cluster can-restart --wait 30s");
+}
