@@ -1,0 +1,274 @@
+#!/usr/bin/env bats
+# The packages on hosts with a real systemd: installed, run, restarted, upgraded, frozen, removed.
+# `scripts/test hosts` runs it; SUITE is the Debian release of the hosts [bookworm], PACKAGES the directory of the packages.
+# The tests build on each other, in this order.
+
+setup_file() {
+  REPO=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
+  HOSTS_DIR=$BATS_FILE_TMPDIR/hosts
+  HOSTS_NAME=kh$$
+  SUITE=${SUITE:-bookworm}
+  PACKAGES=${PACKAGES:-$REPO/target/package/out}
+  export REPO HOSTS_DIR HOSTS_NAME SUITE PACKAGES
+  load hosts
+  local root n
+  root=$(root_of "$SUITE")
+  mkdir -p "$HOSTS_DIR"
+  hosts_network
+  for n in 1 2 3; do host_make "$n" "$root"; done
+  cp "$PACKAGES"/konsul_*.deb "$HOSTS_DIR/konsul.deb"
+  cp "$PACKAGES"/konsul-[0-9]*.rpm "$HOSTS_DIR/konsul.rpm"
+}
+
+teardown_file() {
+  load hosts
+  hosts_down
+}
+
+setup() {
+  load hosts
+}
+
+teardown() {
+  # What a failed test left running.
+  [[ ! -e $BATS_TEST_TMPDIR/load.pid ]] || kill "$(cat "$BATS_TEST_TMPDIR/load.pid")" 2>/dev/null || true
+  if [[ -z ${BATS_TEST_COMPLETED:-} ]]; then
+    local n
+    for n in 1 2 3; do
+      echo "--- host $n"
+      on "$n" systemctl --no-pager --lines=0 status konsul.service || true
+      on "$n" journalctl --no-pager --lines=15 --unit=konsul.service || true
+    done
+  fi
+}
+
+# Copies a file to host $1, as /root/NAME.
+send() { cp "$2" "$HOSTS_DIR/$1/root/root/$3"; }
+
+# As any of them sees it: only the leader knows.
+is_well() {
+  local n
+  for n in 1 2 3; do
+    [[ $(on "$n" konsulctl --timeout 2s cluster status --json | jq '.healthy == true and .failure_tolerance == 1') == true ]] && return
+  done
+  return 1
+}
+
+load_begin() {
+  ip netns exec "$HOSTS_NAME-$1" "$BATS_TEST_DIRNAME/load.py" 127.0.0.1:8500 4 >"$BATS_TEST_TMPDIR/load" 3>&- &
+  echo $! >"$BATS_TEST_TMPDIR/load.pid"
+}
+
+load_end() {
+  kill "$(cat "$BATS_TEST_TMPDIR/load.pid")"
+  wait "$(cat "$BATS_TEST_TMPDIR/load.pid")"
+  cat "$BATS_TEST_TMPDIR/load"
+}
+
+# Every connection was taken and answered, and not just a few. A node that is starting answers 503, which is an answer.
+load_is_whole() {
+  jq --exit-status '.refused == 0 and .reset == 0 and .timeout == 0 and .done > 20' "$BATS_TEST_TMPDIR/load"
+}
+
+pid_of() { on "$1" systemctl show --property=MainPID --value konsul.service; }
+
+has_other_pid() { local now; now=$(pid_of "$1") && [[ $now != 0 && $now != "$2" ]]; }
+
+is_stopped() { [[ $(pid_of "$1") == 0 ]]; }
+
+# A package that differs in nothing but its version, $1.
+make_upgrade() {
+  local tree=$BATS_FILE_TMPDIR/upgrade
+  rm -rf "$tree"
+  dpkg-deb --raw-extract "$HOSTS_DIR/konsul.deb" "$tree"
+  sed --in-place "s/^Version: .*/Version: $1/" "$tree/DEBIAN/control"
+  dpkg-deb -Zgzip --root-owner-group --build "$tree" "$HOSTS_DIR/upgrade.deb" >/dev/null
+}
+
+install_deb() {
+  send "$1" "$2" konsul.deb
+  on "$1" apt-get install --quiet --yes --allow-downgrades /root/konsul.deb
+}
+
+@test "three hosts: install, init, token, join, join make a healthy cluster" {
+  local n token
+  for n in 1 2 3; do
+    run install_deb "$n" "$HOSTS_DIR/konsul.deb"
+    [[ $status -eq 0 ]]
+    [[ $(on "$n" systemctl is-enabled konsul.service konsul-http.socket konsul-rpc.socket konsul-admin.socket | sort -u) == enabled ]]
+    wait_until "host $n answers" 20 on "$n" konsulctl health --live
+  done
+  on 1 konsulctl cluster init
+  token=$(on 1 konsulctl cluster generate-token --json | jq --raw-output .token)
+  on 2 konsulctl cluster join "$token"
+  token=$(on 1 konsulctl cluster generate-token --json | jq --raw-output .token)
+  on 3 konsulctl cluster join "$token"
+  wait_until "the cluster is healthy" 60 is_well
+  on 2 konsulctl kv put color blue
+  [[ $(on 3 konsulctl kv get color) == blue ]]
+}
+
+@test "systemctl status tells role, leader and term" {
+  local n text
+  for n in 1 2 3; do
+    text=$(on "$n" systemctl show --property=StatusText --value konsul.service)
+    echo "$text"
+    [[ $text =~ (leader|follower) && $text =~ term ]]
+  done
+}
+
+@test "the sockets are systemd's, and the daemon took them" {
+  local unit
+  for unit in konsul-http konsul-rpc konsul-admin; do
+    [[ $(on 1 systemctl is-active $unit.socket) == active ]]
+  done
+  on 1 ss --no-header --listening --tcp --processes | grep ':8500 ' | grep --quiet systemd
+  on 1 ss --no-header --listening --tcp --processes | grep ':8500 ' | grep --quiet konsuld
+  on 1 ls -l /run/konsul/admin.sock | grep --quiet '^srw-rw---- .* root konsul '
+}
+
+@test "the units are right, and the sandbox as tight as it should be, while it runs" {
+  run on 1 systemd-analyze verify --man=no konsul.service konsul-http.socket konsul-rpc.socket konsul-admin.socket
+  echo "$output"
+  [[ $status -eq 0 && -z $output ]]
+  local exposure
+  exposure=$(on 1 systemd-analyze security konsul.service | sed --quiet 's/.*Overall exposure level for konsul.service: \([0-9.]*\).*/\1/p')
+  echo "exposure $exposure"
+  awk -v exposure="$exposure" 'BEGIN { exit !(exposure > 0 && exposure <= 1.2) }'
+  local pid
+  pid=$(pid_of 1)
+  on 1 grep --quiet '^CapEff:\s*0000000000000000$' "/proc/$pid/status"
+  on 1 grep --quiet '^Seccomp:\s*2$' "/proc/$pid/status"
+  on 1 grep --quiet '^NoNewPrivs:\s*1$' "/proc/$pid/status"
+}
+
+@test "the doctor finds a packaged node confined, and its ports its own" {
+  # The containers lie on an overlay and may have less files than a host: those it reports, rightly.
+  run on 1 konsulctl doctor --json
+  echo "$output"
+  [[ $(jq '[.findings[] | select(.check == "sandbox" or .check == "port") | .verdict] | unique | join(" ")' <<<"$output") == '"ok"' ]]
+}
+
+@test "the addresses of the sockets come from the configuration" {
+  on 1 sed --in-place 's/^listen = .*/listen = ["127.0.0.1:8500", "10.77.0.1:8500"]/' /etc/konsul/konsul.toml
+  on 1 systemctl daemon-reload
+  on 1 systemctl stop konsul.service 'konsul-*.socket'
+  on 1 systemctl start konsul.service
+  wait_until "the cluster is healthy" 60 is_well
+  ip netns exec "$HOSTS_NAME-2" curl --silent --fail http://10.77.0.1:8500/v1/kv/color?raw | grep --quiet blue
+}
+
+@test "restarting each node in turn under load refuses and resets nothing" {
+  local n
+  for n in 1 2 3; do
+    load_begin "$n"
+    on "$n" konsulctl cluster can-restart --hand-over --wait 1m
+    on "$n" systemctl restart konsul.service
+    wait_until "the cluster is healthy" 60 is_well
+    load_end
+    load_is_whole
+  done
+}
+
+@test "upgrading each node in turn under load refuses and resets nothing" {
+  local n before
+  make_upgrade 9.0.0-1
+  for n in 1 2 3; do
+    before=$(pid_of "$n")
+    load_begin "$n"
+    run install_deb "$n" "$HOSTS_DIR/upgrade.deb"
+    echo "$output"
+    [[ $status -eq 0 ]]
+    has_other_pid "$n" "$before"
+    wait_until "the cluster is healthy" 60 is_well
+    load_end
+    load_is_whole
+  done
+}
+
+@test "an upgrade waits while another node is down, and says how to go on" {
+  on 3 systemctl stop konsul.service konsul-http.socket konsul-rpc.socket konsul-admin.socket
+  local before
+  before=$(pid_of 1)
+  make_upgrade 9.0.1-1
+  run install_deb 1 "$HOSTS_DIR/upgrade.deb"
+  echo "$output"
+  [[ $status -eq 0 ]]
+  [[ $output == *"not well: n3"* && $output == *"systemctl restart konsul"* ]]
+  [[ $(pid_of 1) == "$before" ]]
+  on 3 systemctl start konsul.service
+  wait_until "the cluster is healthy" 60 is_well
+  on 1 konsulctl cluster can-restart --hand-over --wait 30s
+  on 1 systemctl restart konsul.service
+  wait_until "the cluster is healthy" 60 is_well
+}
+
+@test "a host that lost its power comes back, and one that was rebooted" {
+  host_stop 2
+  host_boot 2
+  wait_until "the cluster is healthy" 90 is_well
+  host_stop 3 poweroff
+  host_boot 3
+  wait_until "the cluster is healthy" 90 is_well
+  [[ $(on 2 konsulctl kv get color) == blue ]]
+}
+
+@test "a frozen process is started anew within 15 seconds" {
+  local before
+  before=$(pid_of 2)
+  on 2 kill -STOP "$before"
+  wait_until "host 2 has another process" 15 has_other_pid 2 "$before"
+  wait_until "the cluster is healthy" 60 is_well
+  on 2 journalctl --unit=konsul.service --output=cat | grep --quiet 'Watchdog timeout'
+}
+
+@test "a journal that takes nothing for a minute holds up no request" {
+  local journald
+  journald=$(on 1 systemctl show --property=MainPID --value systemd-journald.service)
+  load_begin 1
+  on 1 kill -STOP "$journald"
+  sleep 60 # what is looked at is what happens in that minute
+  on 1 kill -CONT "$journald"
+  load_end
+  load_is_whole
+  jq --exit-status '.gap_ms < 2000' "$BATS_TEST_TMPDIR/load"
+}
+
+@test "removing and purging keep the data, unless somebody wrote down that it may go" {
+  # Two that are left may not fail any more, which has to be meant.
+  on 3 konsulctl cluster leave --force
+  wait_until "host 3 has stopped" 30 is_stopped 3
+  on 3 apt-get remove --quiet --yes konsul
+  on 3 test -d /var/lib/konsul/raft
+  run on 3 systemctl is-active konsul.service konsul-http.socket konsul-rpc.socket konsul-admin.socket
+  ! grep --quiet --line-regexp active <<<"$output"
+  run on 3 apt-get purge --quiet --yes konsul
+  [[ $output == *"the data stays in /var/lib/konsul"* ]]
+  on 3 test -d /var/lib/konsul/raft
+  on 3 mkdir -p /etc/konsul
+  on 3 touch /etc/konsul/delete-data-on-purge
+  run install_deb 3 "$HOSTS_DIR/konsul.deb"
+  [[ $status -eq 0 ]]
+  on 3 apt-get purge --quiet --yes konsul
+  run on 3 test -e /var/lib/konsul
+  [[ $status -ne 0 ]]
+}
+
+@test "the .rpm installs, upgrades and is erased" {
+  send 3 "$HOSTS_DIR/konsul.rpm" konsul.rpm
+  # dpkg owns what it depends on.
+  on 3 rpm --install --nodeps /root/konsul.rpm
+  wait_until "host 3 answers" 20 on 3 konsulctl health --live
+  on 3 konsulctl cluster init
+  wait_until "host 3 leads" 30 on 3 konsulctl cluster leader
+  on 3 konsulctl kv put color green
+  local before
+  before=$(pid_of 3)
+  on 3 rpm --upgrade --force --nodeps /root/konsul.rpm
+  has_other_pid 3 "$before"
+  [[ $(on 3 konsulctl kv get color) == green ]]
+  on 3 rpm --erase konsul
+  run on 3 systemctl is-active konsul.service konsul-http.socket konsul-rpc.socket konsul-admin.socket
+  [[ $(sort -u <<<"$output") == inactive ]]
+  on 3 test -d /var/lib/konsul/raft
+}
