@@ -29,6 +29,7 @@ fn toml(kind: Kind, value: &Value) -> Toml {
     match value {
         Value::Text(text) => Toml::String(text.clone()),
         Value::Texts(texts) => list(texts.clone()),
+        Value::Networks(networks) => list(networks.iter().map(ToString::to_string).collect()),
         Value::Path(path) => Toml::String(path.display().to_string()),
         // What TOML cannot hold as a number is more than any key takes.
         Value::Number(number) => {
