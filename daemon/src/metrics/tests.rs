@@ -153,7 +153,7 @@ fn every_metric_has_help_that_is_a_sentence() {
 fn every_series_names_its_node_and_cluster_and_no_label_is_unbounded() {
     let allowed = BTreeSet::from([
         "cluster", "node", "version", "git", "role", "peer", "type", "reason", "op", "result", "outcome", "endpoint",
-        "method", "code", "le", "purpose", "cert", "of", "thread",
+        "method", "code", "le", "purpose", "cert", "of", "thread", "kind",
     ]);
     for line in series(&busy()) {
         assert!(line.contains(r#"cluster="c1""#) && line.contains(r#"node="n1""#), "{line}");

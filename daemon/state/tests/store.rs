@@ -215,7 +215,7 @@ fn a_restore_that_is_not_complete_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_restored_entry_keeps_its_flags_and_its_lock_index() {
+fn a_restored_entry_keeps_its_flags_and_gets_the_next_lock_index() {
     let node = TestStore::new();
     let id = [5; 16];
     let entry = StagedEntry { lock_index: 7, ..staged(b"lock", b"value", 42, 3) };
@@ -224,7 +224,7 @@ fn a_restored_entry_keeps_its_flags_and_its_lock_index() {
     node.apply(4, &Command::Restore(Restore::Commit { id, entries: 1 }));
     let view = node.store.view().unwrap();
     let entry = view.kv_get(b"lock").unwrap().0.unwrap();
-    assert_eq!((entry.value, entry.flags, entry.lock_index, entry.session), (&b"value"[..], 42, 7, None));
+    assert_eq!((entry.value, entry.flags, entry.lock_index, entry.session), (&b"value"[..], 42, 8, None));
     assert_eq!((entry.create_index, entry.modify_index), (Index::new(3), Index::new(4)));
 }
 

@@ -114,7 +114,8 @@ mod tests {
         assert_eq!(kept(Keep { keep_last: 3, ..nothing }), [0, 1, 2]);
         assert_eq!(kept(Keep { keep_daily: 3, ..nothing }), [0, 2, 4]);
         assert_eq!(kept(Keep { keep_weekly: 3, ..nothing }).len(), 3);
-        assert_eq!(kept(Keep { keep_monthly: 12, ..nothing }).len(), 3);
+        // From the 4th of October back to the 27th of July.
+        assert_eq!(kept(Keep { keep_monthly: 12, ..nothing }).len(), 4);
         assert_eq!(kept(Keep { keep_last: 500, ..nothing }).len(), 140);
         assert!(nothing.plan(&[]).is_empty());
         // A day without one does not use up a place.
