@@ -341,7 +341,8 @@ impl Node {
         // It fails if the node is stopping, and then nobody is answered any more.
         drop(begin_http.send(deps));
         enter::tell(asked, consensus.identity());
-        tasks.spawn(supervise::catch_up(consensus.clone(), conditions.caught_up, stop.clone()));
+        // Not `stop`: a node that is removed before it has caught up ends without it.
+        tasks.spawn(supervise::catch_up(consensus.clone(), conditions.caught_up, stop_peers.clone()));
         tracing::info!(node = consensus.identity().node_id, name = %self.config.node.name, "serving");
         let (data_dir, supervisor) = (self.config.storage.data_dir, self.supervisor);
         let own_admin = ports.own_admin;
