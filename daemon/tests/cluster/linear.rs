@@ -182,17 +182,25 @@ impl Recording {
 
     /// One register per key explains all that the clients were told; they did this much at least.
     pub(crate) fn judge(self, operations_min: usize) {
+        let seed = self.seed;
+        if let Err(why) = self.verdict(operations_min) {
+            panic!("seed {seed}: {why}");
+        }
+    }
+
+    fn verdict(self, operations_min: usize) -> Result<(), String> {
         self.shared.stop.store(true, Ordering::Relaxed);
         let history: Vec<Event> = self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
         let unknown = history.iter().filter(|event| event.returned.is_none()).count();
         let keys = history.iter().map(|event| event.key).max().unwrap() + 1;
         println!("{} operations on {keys} keys, {unknown} without an answer", history.len());
         assert!(history.len() > operations_min, "too little was done to prove anything");
-        if let Err(why) = check(&history) {
-            panic!("seed {}: {why}", self.seed);
-        }
+        check(&history)
     }
 }
+
+/// A request without an answer is given up soon: each one makes the search longer.
+const IMPATIENT: &str = "hold = \"1s\"\npropose_timeout = \"1s\"";
 
 #[test]
 fn a_recorded_history_is_linearizable() {
@@ -200,11 +208,27 @@ fn a_recorded_history_is_linearizable() {
     if let Some(why) = &net {
         crate::support::skip(&format!("the part with partitions: {why}"));
     }
-    let raft = "hold = \"1s\"\npropose_timeout = \"1s\"";
-    let cluster = Cluster::with(Options { nodes: 3, raft, net: net.is_none(), ..Options::default() });
+    let cluster = Cluster::with(Options { nodes: 3, raft: IMPATIENT, net: net.is_none(), ..Options::default() });
     let recording = Recording::start(&cluster.addresses());
     trouble(&cluster, &recording);
     recording.judge(1000);
+    cluster.assert_digests_equal();
+}
+
+/// The same clients on nodes that answer every plain read from what they happen to have.
+#[test]
+fn a_history_with_leader_reads_made_stale_on_purpose_is_rejected() {
+    let http = "default_consistency = \"stale\"";
+    let cluster = Cluster::with(Options { nodes: 3, raft: IMPATIENT, http, ..Options::default() });
+    let rejected = (0..5).find_map(|_| {
+        let recording = Recording::start(&cluster.addresses());
+        recording.wait_progress(2000);
+        let verdict = recording.verdict(1000);
+        // The keys are used again.
+        cluster.nodes[0].client().request("DELETE", "/v1/kv/?recurse", b"").unwrap();
+        verdict.err()
+    });
+    println!("rejected: {}", rejected.expect("stale reads passed for linearizable"));
     cluster.assert_digests_equal();
 }
 
