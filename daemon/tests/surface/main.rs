@@ -5,6 +5,7 @@
 #[path = "../wire/client.rs"]
 mod client;
 mod ctl;
+mod direct;
 mod limits;
 mod metrics;
 #[allow(dead_code, unused_imports, clippy::explicit_write, reason = "shared with tests that use the rest of it")]
