@@ -152,14 +152,8 @@ fn trouble(cluster: &Cluster, shared: &Shared) {
     }
 }
 
-#[test]
-fn a_recorded_history_is_linearizable() {
-    let net = net::missing();
-    if let Some(why) = &net {
-        crate::support::skip(&format!("the part with partitions: {why}"));
-    }
-    let raft = "hold = \"1s\"\npropose_timeout = \"1s\"";
-    let cluster = Cluster::with(Options { nodes: 3, raft, net: net.is_none(), ..Options::default() });
+/// What eight clients did and were told while something happened to their cluster.
+fn history(cluster: &Cluster, happens: impl FnOnce(&Shared)) -> Vec<Event> {
     let seed: u64 = rand::rng().random();
     println!("seed {seed}");
     let shared = Shared::new();
@@ -168,16 +162,49 @@ fn a_recorded_history_is_linearizable() {
         std::thread::spawn(move || client(&nodes, number, seed.wrapping_add(u64::try_from(number).unwrap()), &shared))
     });
     let clients: Vec<_> = clients.collect();
-    trouble(&cluster, &shared);
+    happens(&shared);
     shared.stop.store(true, Ordering::Relaxed);
     let history: Vec<Event> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
     let unknown = history.iter().filter(|event| event.returned.is_none()).count();
     let keys = history.iter().map(|event| event.key).max().unwrap() + 1;
     println!("{} operations on {keys} keys, {unknown} without an answer", history.len());
     assert!(history.len() > 1000, "too little was done to prove anything");
-    if let Err(why) = check(&history) {
-        panic!("seed {seed}: {why}");
+    history
+}
+
+/// A request without an answer is given up soon: each one makes the search longer.
+const IMPATIENT: &str = "hold = \"1s\"\npropose_timeout = \"1s\"";
+
+#[test]
+fn a_recorded_history_is_linearizable() {
+    let net = net::missing();
+    if let Some(why) = &net {
+        crate::support::skip(&format!("the part with partitions: {why}"));
     }
+    let cluster = Cluster::with(Options { nodes: 3, raft: IMPATIENT, net: net.is_none(), ..Options::default() });
+    if let Err(why) = check(&history(&cluster, |shared| trouble(&cluster, shared))) {
+        panic!("{why}");
+    }
+    cluster.assert_digests_equal();
+}
+
+/// The same clients on nodes that answer every plain read from what they happen to have.
+#[test]
+fn a_history_with_leader_reads_made_stale_on_purpose_is_rejected() {
+    let http = "default_consistency = \"stale\"";
+    let cluster = Cluster::with(Options { nodes: 3, raft: IMPATIENT, http, ..Options::default() });
+    let rejected = (0..5).find_map(|_| {
+        let done = history(&cluster, |shared| {
+            wait_until("some operations", || {
+                let begun = shared.begun.load(Ordering::Relaxed);
+                so(begun >= 2000, format!("{begun} operations"))
+            });
+        });
+        // The keys are used again.
+        cluster.nodes[0].client().request("DELETE", "/v1/kv/?recurse", b"").unwrap();
+        check(&done).err()
+    });
+    println!("rejected: {}", rejected.expect("stale reads passed for linearizable"));
     cluster.assert_digests_equal();
 }
 
