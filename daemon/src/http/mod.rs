@@ -17,6 +17,7 @@ mod cluster;
 mod config;
 mod connection;
 mod context;
+mod direct;
 mod error;
 mod goduration;
 mod gojson;
@@ -46,9 +47,11 @@ pub use config::{DefaultConsistency, Deps, HttpConfig, HttpLimits, Listening, Li
 pub use router::{Acl, Errors, Method, Param, Pattern, ROUTES, Reads, Route, Writes};
 
 use crate::metrics::Refused;
+use bytes::Bytes;
 use client::Client;
-use connection::{Admission, Full, HeadClock, SendClock, Timed};
+use connection::{Admission, Full, HeadClock, Place, SendClock, Timed};
 use context::{Context, Desk};
+use direct::Next;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -59,7 +62,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -180,7 +183,7 @@ async fn accept(listener: TcpListener, server: Arc<Server>, admission: Arc<Admis
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%client, %error, "answers may be delayed");
                     }
-                    connections.spawn(serve_connection(server.clone(), stream, Client::Remote(client), place));
+                    connections.spawn(serve_remote(server.clone(), stream, Client::Remote(client), place));
                 }
                 // Closed at once, as Consul does: reading the request only to refuse it would be no protection.
                 Err(Full::Total) => {
@@ -212,7 +215,11 @@ async fn accept_local(listener: UnixListener, server: Arc<Server>, connections: 
                 };
                 match Arc::clone(&places).try_acquire_owned() {
                     Ok(place) => {
-                        connections.spawn(serve_connection(server.clone(), stream, who, place));
+                        let serving = serve_connection(server.clone(), stream, Bytes::new(), who);
+                        connections.spawn(async move {
+                            serving.await;
+                            drop(place);
+                        });
                     }
                     Err(_) => tracing::warn!(who = who.who(), "too many connections to the admin socket"),
                 }
@@ -236,13 +243,22 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// One connection, until it ends. `_place` is free again then.
-async fn serve_connection<S, P>(server: Arc<Server>, stream: S, client: Client, _place: P)
+/// One connection of the network, until it ends. `_place` is free again then.
+async fn serve_remote(server: Arc<Server>, stream: TcpStream, client: Client, _place: Place) {
+    match direct::serve(&server, stream, &client).await {
+        Next::Over => {}
+        // On the heap: a connection that only reads keys shall stay small.
+        Next::Library(stream, before) => Box::pin(serve_connection(server, stream, before, client)).await,
+    }
+}
+
+/// One connection that the HTTP library serves, and what was read of it already.
+async fn serve_connection<S>(server: Arc<Server>, stream: S, before: Bytes, client: Client)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (clock, sending) = (HeadClock::new(), SendClock::new());
-    let io = TokioIo::new(Timed { stream, clock: clock.clone(), sending: sending.clone() });
+    let io = TokioIo::new(Timed { before, stream, clock: clock.clone(), sending: sending.clone() });
     let service = service_fn(|request| {
         let (server, clock, client) = (&server, &clock, &client);
         async move {

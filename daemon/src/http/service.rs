@@ -33,12 +33,32 @@ pub(super) async fn answer(
     client: &Client,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let body = Upload::new(body, desk.limits().now().transfer_timeout);
+    answer_parts(desk, metrics, client, &parts, body).await
+}
+
+/// Answers a request that has no body.
+pub(super) async fn answer_read(
+    desk: Desk<'_>,
+    metrics: &RouteMetrics,
+    client: &Client,
+    parts: &Parts,
+) -> Response<Body> {
+    answer_parts(desk, metrics, client, parts, Upload::none()).await
+}
+
+async fn answer_parts(
+    desk: Desk<'_>,
+    metrics: &RouteMetrics,
+    client: &Client,
+    parts: &Parts,
+    body: Upload,
+) -> Response<Body> {
+    let begun = Instant::now();
     let (route, response) = match client.address().map(|from| desk.limits().ask(from).map_err(|wait| (from, wait))) {
         Some(Err((from, wait))) => (None, too_often(desk, from, wait)),
-        Some(Ok(())) | None => route(desk, client, &parts, body).await,
+        Some(Ok(())) | None => route(desk, client, parts, body).await,
     };
     metrics.count(route, response.status().as_u16(), begun.elapsed());
     response

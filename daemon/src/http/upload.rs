@@ -27,7 +27,8 @@ impl Limit {
 /// by sending a byte now and then.
 #[derive(Debug)]
 pub(super) struct Upload {
-    body: Incoming,
+    /// `None`: the request has none.
+    body: Option<Incoming>,
     allowed: Duration,
     began: Instant,
     bytes: u64,
@@ -36,12 +37,26 @@ pub(super) struct Upload {
 impl Upload {
     /// From now on.
     pub(super) fn new(body: Incoming, allowed: Duration) -> Upload {
-        Upload { body, allowed, began: Instant::now(), bytes: 0 }
+        Upload { body: Some(body), allowed, began: Instant::now(), bytes: 0 }
+    }
+
+    /// Of a request without a body.
+    pub(super) fn none() -> Upload {
+        Upload { body: None, allowed: Duration::ZERO, began: Instant::now(), bytes: 0 }
+    }
+
+    /// Its length, if that was announced.
+    fn announced(&self) -> Option<u64> {
+        self.body.as_ref().map_or(Some(0), |body| body.size_hint().exact())
+    }
+
+    fn is_over(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_end_stream())
     }
 
     /// Refuses by the announced length, before anything is read.
     pub(super) fn check(&self, limit: Limit) -> Result<(), ApiError> {
-        match self.body.size_hint().exact() {
+        match self.announced() {
             Some(bytes) if bytes > limit.bytes_max => Err(limit.refusal(bytes)),
             Some(_) | None => Ok(()),
         }
@@ -51,8 +66,9 @@ impl Upload {
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
             let until = self.began + self.allowed + Duration::from_secs(self.bytes >> 10);
+            let Some(body) = &mut self.body else { return Ok(None) };
             // What is there already costs no timer.
-            let Ok(frame) = tokio::time::timeout_at(until, self.body.frame()).await else {
+            let Ok(frame) = tokio::time::timeout_at(until, body.frame()).await else {
                 return Err(ApiError::SlowBody { bytes: self.bytes, waited_s: self.began.elapsed().as_secs() });
             };
             let Some(frame) = frame else { return Ok(None) };
@@ -67,7 +83,7 @@ impl Upload {
 /// The whole body; one that came in one piece is not copied. A chunked one is counted while it comes.
 pub(super) async fn read(mut body: Upload, limit: Limit) -> Result<Bytes, ApiError> {
     body.check(limit)?;
-    let announced = body.body.size_hint().exact().unwrap_or(0);
+    let announced = body.announced().unwrap_or(0);
     let Some(first) = body.next().await? else {
         return Ok(Bytes::new());
     };
@@ -75,7 +91,7 @@ pub(super) async fn read(mut body: Upload, limit: Limit) -> Result<Bytes, ApiErr
     if bytes > limit.bytes_max {
         return Err(limit.refusal(bytes));
     }
-    if body.body.is_end_stream() {
+    if body.is_over() {
         return Ok(first);
     }
     let mut whole = Vec::with_capacity(usize::try_from(announced).unwrap_or(0).max(first.len()));

@@ -5,6 +5,7 @@
 #[path = "../wire/client.rs"]
 mod client;
 mod ctl;
+mod direct;
 mod doctor;
 mod limits;
 mod metrics;

@@ -15,13 +15,15 @@ pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Option<Vec<u8>>,
+    /// Says that this is the last request on its connection.
+    pub(crate) close: bool,
 }
 
 /// What came back.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -52,7 +54,11 @@ pub(crate) fn send(address: Address, request: &Request) -> io::Result<Answer> {
     if !chunked && (request.body.is_some() || carries) {
         head += &format!("Content-Length: {}\r\n", request.body.as_ref().map_or(0, Vec::len));
     }
-    stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes())?;
+    // Plain reads are served apart as long as nobody says this.
+    if request.close {
+        head += "Connection: close\r\n";
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes())?;
     if let Some(body) = &request.body {
         // A server that refuses by the announced length may close before it has read all.
         let sent = if chunked { send_chunked(&mut stream, body) } else { stream.write_all(body) };
@@ -63,7 +69,7 @@ pub(crate) fn send(address: Address, request: &Request) -> io::Result<Answer> {
             }
         }
     }
-    receive(BufReader::new(stream), request.method == "HEAD")
+    receive(&mut BufReader::new(stream), request.method == "HEAD")
 }
 
 fn send_chunked(stream: &mut TcpStream, body: &[u8]) -> io::Result<()> {
@@ -72,13 +78,14 @@ fn send_chunked(stream: &mut TcpStream, body: &[u8]) -> io::Result<()> {
     stream.write_all(b"\r\n0\r\n\r\n")
 }
 
-fn receive(mut from: BufReader<TcpStream>, without_body: bool) -> io::Result<Answer> {
+/// The next answer on a connection.
+pub(crate) fn receive(from: &mut BufReader<TcpStream>, without_body: bool) -> io::Result<Answer> {
     let mut answer = Answer::default();
-    let first = line(&mut from)?;
+    let first = line(from)?;
     let status = first.split(' ').nth(1).and_then(|status| status.parse().ok());
     answer.status = status.ok_or_else(|| io::Error::other(format!("no status in {first:?}")))?;
     loop {
-        let line = line(&mut from)?;
+        let line = line(from)?;
         let Some((name, value)) = line.split_once(':') else {
             break;
         };
@@ -89,7 +96,7 @@ fn receive(mut from: BufReader<TcpStream>, without_body: bool) -> io::Result<Ans
     }
     let length = answer.header("Content-Length").and_then(|length| length.parse().ok());
     if answer.header("Transfer-Encoding").is_some() {
-        answer.body = chunks(&mut from)?;
+        answer.body = chunks(from)?;
     } else if let Some(length) = length {
         answer.body = vec![0; length];
         from.read_exact(&mut answer.body)?;

@@ -94,6 +94,7 @@ impl Replay {
             path: self.filled(recorded["path"].as_str().ok_or("a request has a path")?)?,
             headers: headers.collect::<Result<_, String>>()?,
             body: self.body(recorded)?,
+            close: false,
         })
     }
 
