@@ -168,7 +168,8 @@ pub(crate) fn hello() -> Vec<u8> {
     let mut hello = vec![0, 0, 0, 0, 0x01, 0];
     hello.extend_from_slice(b"KNSL\x01\x01\x04");
     hello.extend_from_slice(&CLUSTER);
-    hello.extend_from_slice(b"\x02\x04beta\x01");
+    // Node 2 calls node 1, in epoch 3 as the server.
+    hello.extend_from_slice(b"\x02\x04beta\x01\x03");
     let length = u32::try_from(hello.len() - 4).unwrap();
     hello[..4].copy_from_slice(&length.to_le_bytes());
     hello

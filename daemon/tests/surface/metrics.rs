@@ -6,7 +6,12 @@ use konsuld::metrics::Metrics;
 use std::collections::BTreeSet;
 
 /// What only a leader knows of its peers.
-const OF_PEERS: [&str; 2] = ["konsul_raft_replication_lag", "konsul_raft_last_contact_seconds"];
+const OF_PEERS: [&str; 4] = [
+    "konsul_raft_replication_lag",
+    "konsul_raft_replication_lag_seconds",
+    "konsul_raft_last_contact_seconds",
+    "konsul_raft_peer_rtt_seconds",
+];
 
 /// Names of consensus with a help text.
 fn names(text: &str) -> BTreeSet<String> {
@@ -27,12 +32,15 @@ fn value(node: &Node, name: &str, labels: &str) -> f64 {
 #[test]
 fn every_name_of_consensus_is_there_on_every_node_with_its_help() {
     let cluster = calm_cluster("");
-    let expected = names(&Metrics::new("n", "c").encode());
+    let of_all = |text: &str| -> BTreeSet<String> {
+        names(text).into_iter().filter(|name| !OF_PEERS.contains(&name.as_str())).collect()
+    };
+    let expected = of_all(&Metrics::new("n", "c").encode());
     assert!(expected.len() >= 20, "{expected:?}");
     for node in &cluster.nodes {
         let text = node.get("/metrics").unwrap().text();
-        assert_eq!(names(&text), expected, "{}", node.name);
-        for name in expected.iter().filter(|name| !OF_PEERS.contains(&name.as_str())) {
+        assert_eq!(of_all(&text), expected, "{}", node.name);
+        for name in &expected {
             assert!(has_series(&text, name), "{} has no series of {name}", node.name);
         }
     }
@@ -61,7 +69,9 @@ fn leader_and_followers_tell_their_parts() {
     for name in OF_PEERS {
         wait_until(&format!("{name} of all peers"), || {
             let text = cluster.nodes[leader].get("/metrics").map_err(|e| e.to_string())?.text();
-            let peers = text.lines().filter(|line| line.starts_with(&format!("{name}{{"))).count();
+            // A gauge by its name, a histogram by its count.
+            let forms = [format!("{name}{{"), format!("{name}_count{{")];
+            let peers = text.lines().filter(|line| forms.iter().any(|form| line.starts_with(form))).count();
             if peers >= 2 { Ok(()) } else { Err(format!("{peers} peers")) }
         });
     }
