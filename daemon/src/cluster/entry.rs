@@ -1,8 +1,8 @@
 //! How a node that is in no cluster gets into one: it founds one, or a token lets it in.
 //!
 //! With a join token the cluster is there, and the token names its authority. With a bootstrap token there is none yet:
-//! the nodes that hold it find each other, and the one with the lowest address forms the cluster, once, when a majority of
-//! as many nodes as the token says is in none and leaves it to that one. What was promised to one node is not promised to
+//! the nodes that hold it find each other, and the one with the lowest address of those in reach forms the cluster, once,
+//! when a majority of as many nodes as the token says is in none and leaves it to that one. What was promised to one node is not promised to
 //! another while the process lives (see [`Promise`]), so two of them never form.
 
 use super::Promise;

@@ -75,10 +75,10 @@ fn three_fresh_nodes_with_a_domain_and_a_token_form_one_cluster_by_themselves_on
         let once = node.log_text().lines().filter(|line| line.contains("\"discovery failed\"")).count();
         assert!(once <= 1, "{} says {once} times that DNS fails", node.name);
     }
-    // The lowest address formed it; the bootstrap token is used up by the others.
-    let formed: Vec<&Node> =
-        cluster.nodes.iter().filter(|node| node.log_text().contains("founding a cluster")).collect();
-    assert_eq!(formed.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["n1"]);
+    // One of them formed it: the lowest address of those that a majority reached, which need not be the lowest of all.
+    let formed = cluster.nodes.iter().filter(|node| node.log_text().contains("founding a cluster"));
+    assert_eq!(formed.count(), 1);
+    // The bootstrap token is used up by the others.
     let listed = konsulctl::done(&cluster.nodes[1], "cluster tokens");
     assert!(listed.contains("used up") && listed.contains("2 of 2"), "{listed}");
 
