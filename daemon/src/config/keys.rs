@@ -122,7 +122,8 @@ pub(super) const KEYS: &[Key] = &[
     key("raft.propose_timeout", millis(100, 600_000), Preset::Is("\"10s\""),
         &["A write not answered after this long gets \"outcome unknown\"."]),
     key("raft.hold", millis(0, 60_000), Preset::Is("\"7s\""),
-        &["A request is held this long while there is no leader. Not longer than `propose_timeout`."]),
+        &["A request is held this long while there is no leader, and while a member that was restarted is none again.",
+          "Not longer than `propose_timeout`."]),
 
     key("peer.listen", Kind::Address, Preset::Is("\"0.0.0.0:8300\""),
         &["Where other nodes connect. Not opened on a single node without `cluster.peers`."]),

@@ -188,6 +188,9 @@ pub struct Reception {
     pub node_name: String,
     /// Where somebody may say `init` or `join`.
     pub lobby: Lobby,
+    /// How long a request waits that only a member can answer, on a node that is about to be one again; `None`: it is in
+    /// no cluster.
+    pub hold: Option<Duration>,
     /// Where this node listens.
     pub listening: Arc<[Listening]>,
 }

@@ -1,5 +1,6 @@
 //! What every handler works with: the node's parts, and one request taken apart.
 
+use super::awaited::Awaited;
 use super::blocking::Blocking;
 use super::body::Body;
 use super::client::Client;
@@ -19,22 +20,22 @@ use tokio_util::task::TaskTracker;
 /// Who answers.
 #[derive(Clone, Copy)]
 pub(super) enum Desk<'c> {
-    /// A node that is in no cluster yet.
-    Reception(&'c Reception),
+    /// A node that is in no cluster yet, or is not the member again that it was before it was restarted.
+    Reception(&'c Reception, &'c Awaited<Context>),
     Member(&'c Context),
 }
 
 impl Desk<'_> {
     pub(super) fn config(&self) -> &HttpConfig {
         match self {
-            Desk::Reception(reception) => &reception.config,
+            Desk::Reception(reception, _) => &reception.config,
             Desk::Member(context) => &context.deps.config,
         }
     }
 
     pub(super) fn limits(&self) -> &LiveLimits {
         match self {
-            Desk::Reception(reception) => &reception.limits,
+            Desk::Reception(reception, _) => &reception.limits,
             Desk::Member(context) => &context.deps.limits,
         }
     }
@@ -42,7 +43,7 @@ impl Desk<'_> {
     /// Where those who are turned away are counted.
     pub(super) fn refused(&self) -> &Refused {
         match self {
-            Desk::Reception(reception) => &reception.metrics.http.refused,
+            Desk::Reception(reception, _) => &reception.metrics.http.refused,
             Desk::Member(context) => &context.deps.metrics.http.refused,
         }
     }

@@ -7,6 +7,7 @@ mod admin;
 mod agent;
 mod archive;
 mod autopilot;
+mod awaited;
 mod backup;
 mod batch;
 mod blocking;
@@ -49,6 +50,7 @@ pub use router::{Acl, Errors, Method, Param, Pattern, ROUTES, Reads, Route, Writ
 use crate::metrics::Refused;
 use bytes::Bytes;
 use client::Client;
+use awaited::Awaited;
 use connection::{Admission, Full, HeadClock, Place, SendClock, Timed};
 use context::{Context, Desk};
 use direct::Next;
@@ -59,7 +61,7 @@ use hyper_util::rt::TokioIo;
 use metrics::RouteMetrics;
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -89,7 +91,7 @@ pub struct Listeners {
 struct Server {
     reception: Reception,
     /// There as soon as the node is in a cluster.
-    context: OnceLock<Context>,
+    context: Awaited<Context>,
     /// Cancelled when the node stops.
     stop: CancellationToken,
     metrics: RouteMetrics,
@@ -115,7 +117,7 @@ pub async fn serve(
         http1: http1_settings(),
         cut: CancellationToken::new(),
         stop: shutdown.clone(),
-        context: OnceLock::new(),
+        context: Awaited::new(reception.metrics.http.held.clone()),
         reception,
     });
     // Their connections outlive them: they are drained below.
@@ -151,8 +153,7 @@ impl Server {
         if let Err(error) = std::fs::create_dir_all(&deps.work_dir) {
             tracing::warn!(dir = %deps.work_dir.display(), %error, "no snapshot can be saved or restored");
         }
-        let begun = self.context.set(Context::new(deps, work, self.stop.clone()));
-        assert!(begun.is_ok(), "a node becomes a member once");
+        self.context.came(Context::new(deps, work, self.stop.clone()));
     }
 
     fn refused(&self) -> &Refused {
@@ -160,7 +161,7 @@ impl Server {
     }
 
     fn desk(&self) -> Desk<'_> {
-        self.context.get().map_or(Desk::Reception(&self.reception), Desk::Member)
+        self.context.now().map_or(Desk::Reception(&self.reception, &self.context), Desk::Member)
     }
 }
 

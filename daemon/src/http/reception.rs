@@ -1,4 +1,5 @@
-//! What a node answers that is in no cluster yet: that it lives, what it waits for, and `init` and `join`.
+//! What a node answers that is in no cluster yet: that it lives, what it waits for, and `init` and `join`; and until it is
+//! a member again, after a restart.
 
 use super::body::Body;
 use super::cluster::node_only;
@@ -21,30 +22,68 @@ pub(super) const GREETING: &[u8] = b"Consul Agent";
 /// A token and a few addresses.
 const JOIN_LIMIT: Limit = Limit { bytes_max: 8192, advice: "The body is a token and a few addresses." };
 
-pub(super) async fn dispatch(
-    reception: &Reception,
-    handler: Handler,
-    ask: &Ask<'_>,
-    body: Upload,
-) -> Result<Response<Body>, ApiError> {
-    match handler {
-        Handler::Live => Ok(health::live(ask)),
-        Handler::Ready => Ok(ready(reception, ask)),
-        Handler::Metrics => Ok(metrics::expose(&reception.metrics)),
-        Handler::OpenApi => Ok(ask.serialized(&openapi::document())),
-        Handler::Root => Ok(headers::ok(value::TEXT, Body::Whole(GREETING.into()))),
-        Handler::ClusterStatus => {
-            let doing = reception.lobby.doing();
-            Ok(ask.serialized(&node_only(&reception.node_name, doing, &reception.listening)))
+/// What a node answers by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Own {
+    Live,
+    Ready,
+    Metrics,
+    OpenApi,
+    Root,
+    Status,
+    Init,
+    Join,
+}
+
+impl Own {
+    /// `None`: only a member can answer.
+    pub(super) fn of(handler: Handler) -> Option<Own> {
+        match handler {
+            Handler::Live => Some(Own::Live),
+            Handler::Ready => Some(Own::Ready),
+            Handler::Metrics => Some(Own::Metrics),
+            Handler::OpenApi => Some(Own::OpenApi),
+            Handler::Root => Some(Own::Root),
+            Handler::ClusterStatus => Some(Own::Status),
+            Handler::ClusterInit => Some(Own::Init),
+            Handler::ClusterJoin => Some(Own::Join),
+            _needs_a_cluster => None,
         }
-        Handler::ClusterInit => enter(reception, ask, Wish::Init).await,
-        Handler::ClusterJoin => enter(reception, ask, join(body).await?).await,
-        _needs_a_cluster => Err(ApiError::NoCluster { text: sentence(reception) }),
     }
 }
 
+pub(super) async fn dispatch(
+    reception: &Reception,
+    answer: Own,
+    ask: &Ask<'_>,
+    body: Upload,
+) -> Result<Response<Body>, ApiError> {
+    match answer {
+        Own::Live => Ok(health::live(ask)),
+        Own::Ready => Ok(ready(reception, ask)),
+        Own::Metrics => Ok(metrics::expose(&reception.metrics)),
+        Own::OpenApi => Ok(ask.serialized(&openapi::document())),
+        Own::Root => Ok(headers::ok(value::TEXT, Body::Whole(GREETING.into()))),
+        Own::Status => {
+            let doing = reception.lobby.doing();
+            Ok(ask.serialized(&node_only(&reception.node_name, doing, &reception.listening)))
+        }
+        Own::Init => enter(reception, ask, Wish::Init).await,
+        Own::Join => enter(reception, ask, join(body).await?).await,
+    }
+}
+
+/// What everybody is told who needs a member.
+pub(super) fn refusal(reception: &Reception) -> ApiError {
+    ApiError::NoCluster { text: sentence(reception) }
+}
+
 fn sentence(reception: &Reception) -> String {
-    format!("this node is in no cluster yet: {}", reception.lobby.doing().what)
+    let doing = reception.lobby.doing().what;
+    match reception.hold {
+        Some(_) => format!("this node is not a member again yet: {doing}; retry later, or ask another node"),
+        None => format!("this node is in no cluster yet: {doing}"),
+    }
 }
 
 fn ready(reception: &Reception, ask: &Ask<'_>) -> Response<Body> {

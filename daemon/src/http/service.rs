@@ -1,13 +1,15 @@
 //! One request: its path, its route, its answer.
 
+use super::awaited::Awaited;
 use super::body::Body;
 use super::client::Client;
+use super::config::Reception;
 use super::context::{Ask, Context, Desk};
 use super::error::{ApiError, status};
 use super::headers::{self, value};
 use super::metrics::RouteMetrics;
 use super::query::Query;
-use super::reception::GREETING;
+use super::reception::{GREETING, Own};
 use super::router::{self, Errors, Found, Handler, ROUTES, Route, Writes};
 use super::upload::Upload;
 use super::{
@@ -111,7 +113,9 @@ async fn respond(
             let route = &ROUTES[at];
             let ask = Ask { client, uri: &parts.uri, headers: &parts.headers, rest, query };
             let answered = match desk {
-                Desk::Reception(reception) => Box::pin(reception::dispatch(reception, route.handler, &ask, body)).await,
+                Desk::Reception(reception, context) => {
+                    Box::pin(before_member(reception, context, route, &ask, body)).await
+                }
                 Desk::Member(context) => member(context, route, &ask, body).await,
             };
             let response = answered.unwrap_or_else(|error| {
@@ -132,6 +136,27 @@ async fn respond(
             (None, error.respond(errors == Errors::Json))
         }
         Found::Slash | Found::Unknown => (None, ApiError::UnknownPath.respond(false)),
+    }
+}
+
+/// A node that is restarted is a member again in a moment: what only a member can answer waits for that.
+async fn before_member(
+    reception: &Reception,
+    context: &Awaited<Context>,
+    route: &Route,
+    ask: &Ask<'_>,
+    body: Upload,
+) -> Result<Response<Body>, ApiError> {
+    if let Some(answer) = Own::of(route.handler) {
+        return reception::dispatch(reception, answer, ask, body).await;
+    }
+    let context = match reception.hold {
+        Some(hold) => context.within(hold).await,
+        None => None,
+    };
+    match context {
+        Some(context) => member(context, route, ask, body).await,
+        None => Err(reception::refusal(reception)),
     }
 }
 

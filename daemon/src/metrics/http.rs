@@ -15,6 +15,7 @@ pub struct HttpMetrics {
     pub requests: Family<Request, Counter>,
     pub seconds: Histograms<Endpoint>,
     pub refused: Refused,
+    pub held: Gauge,
     pub blocking_queries: Gauge,
     pub watch_wakeups: Counter,
 }
@@ -76,6 +77,7 @@ impl HttpMetrics {
         let refused = Family::default();
         let http = HttpMetrics {
             refused: Refused::of(&refused),
+            held: Gauge::default(),
             requests: Family::default(),
             seconds: Family::new_with_constructor(request_seconds),
             blocking_queries: Gauge::default(),
@@ -88,6 +90,11 @@ impl HttpMetrics {
         );
         registry.register("http_refused", "Requests and connections turned away to protect this node, by reason; a rise means a client asks too much, or is too slow", refused);
         registry.register("http_request_seconds", "Time from request to answer", http.seconds.clone());
+        registry.register(
+            "http_held_requests",
+            "Requests that wait until this node is a member again after its restart; more than a moment means it does not come back",
+            http.held.clone(),
+        );
         registry.register("blocking_queries", "Blocking queries waiting now", http.blocking_queries.clone());
         registry.register("watch_wakeups", "Blocking queries woken by a change", http.watch_wakeups.clone());
         http

@@ -24,6 +24,7 @@ const NAMES: &[&str] = &[
     "konsul_discovery_contact_points gauge",
     "konsul_discovery_failures counter",
     "konsul_discovery_rounds counter",
+    "konsul_http_held_requests gauge",
     "konsul_http_refused counter",
     "konsul_http_request_seconds histogram",
     "konsul_http_requests counter",

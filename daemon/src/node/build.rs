@@ -157,11 +157,12 @@ pub(super) fn reception(
     config: &Config,
     limits: &LiveLimits,
     metrics: &Metrics,
-    lobby: Lobby,
+    (lobby, is_member): (Lobby, bool),
     listening: Arc<[Listening]>,
 ) -> Reception {
     let (metrics, limits, node_name) = (metrics.clone(), limits.clone(), config.node.name.clone());
-    Reception { metrics, config: config.http.clone(), limits, node_name, lobby, listening }
+    let hold = is_member.then_some(config.raft.hold);
+    Reception { metrics, config: config.http.clone(), limits, node_name, lobby, hold, listening }
 }
 
 pub(super) fn http(

@@ -267,7 +267,8 @@ impl Node {
         let (lobby, mut wishes) = lobby::lobby();
         let (stop_http, (begin_http, member)) = (CancellationToken::new(), oneshot::channel());
         let limits = LiveLimits::new(self.config.http.limits.clone());
-        let reception = build::reception(&self.config, &limits, &self.metrics, lobby.clone(), Arc::clone(&listening));
+        let entering = (lobby.clone(), self.storage.identity.is_some());
+        let reception = build::reception(&self.config, &limits, &self.metrics, entering, Arc::clone(&listening));
         let http = http_runtime.spawn(http::serve(ports.http, reception, member, stop_http.clone()));
         conditions.listening.met();
         self.sight.lobby(&lobby);
