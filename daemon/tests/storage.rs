@@ -20,6 +20,7 @@ fn config(dir: &Path) -> StorageConfig {
         prezero_step_bytes: 1 << 20,
         tail_bytes_max: 1 << 20,
         payload_bytes_max: 1 << 20,
+        witnesses: Vec::new(),
     }
 }
 

@@ -292,6 +292,7 @@ impl Config {
             prezero_step_bytes: storage.log_prealloc_step_bytes,
             tail_bytes_max: TAIL_BYTES_MAX,
             payload_bytes_max: size(self.raft.payload_bytes),
+            witnesses: Vec::new(),
         }
     }
 }

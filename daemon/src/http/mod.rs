@@ -48,9 +48,9 @@ pub use config::{DefaultConsistency, Deps, HttpConfig, HttpLimits, Listening, Li
 pub use router::{Acl, Errors, Method, Param, Pattern, ROUTES, Reads, Route, Writes};
 
 use crate::metrics::Refused;
+use awaited::Awaited;
 use bytes::Bytes;
 use client::Client;
-use awaited::Awaited;
 use connection::{Admission, Full, HeadClock, Place, SendClock, Timed};
 use context::{Context, Desk};
 use direct::Next;

@@ -15,6 +15,8 @@ const HTTP: &str = "http";
 const RPC: &str = "rpc";
 const DNS: &str = "dns";
 const ADMIN: &str = "admin";
+/// No socket: the directory of the state, which the service manager keeps open for the next process.
+pub(super) const STATE: &str = "state";
 /// Where konsulctl looks for the admin socket.
 const ADMIN_SOCKET: &str = "/run/konsul/admin.sock";
 
@@ -43,7 +45,7 @@ impl Drop for OwnFile {
 /// The sockets of this process, if their names are ours.
 pub(super) fn passed() -> Result<Passed, SocketsError> {
     let mut passed = Passed::take()?;
-    passed.know(&[HTTP, RPC, DNS, ADMIN])?;
+    passed.know(&[HTTP, RPC, DNS, ADMIN, STATE])?;
     if passed.close(DNS) > 0 {
         tracing::warn!("a socket for DNS was passed; DNS is not served, so nobody gets an answer there: stop its unit");
     }

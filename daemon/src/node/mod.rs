@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::peer::{self, Limits, Pool, Transport};
 use crate::raft::{Consensus, Parts, StartError};
 use crate::shutdown::Hangups;
-use crate::storage::{self, Identity, OpenError, Space, SpaceConfig, Storage};
+use crate::storage::{self, Identity, OpenError, Space, SpaceConfig, Storage, StorageConfig};
 use crate::systemd::{Passed, SocketsError, Supervisor};
 use crate::telemetry::events;
 use crate::watch::Watches;
@@ -100,6 +100,11 @@ pub enum NodeError {
     },
     #[error("watch the space of the data directory")]
     Space {
+        #[source]
+        source: io::Error,
+    },
+    #[error("open the directory of the state")]
+    Witness {
         #[source]
         source: io::Error,
     },
@@ -186,14 +191,14 @@ pub enum TokenFileError {
 impl Node {
     /// Verifies and recovers; binds nothing.
     pub fn open(loaded: Loaded) -> Result<Node, NodeError> {
-        let passed = listen::passed().map_err(|source| NodeError::Passed { source })?;
+        let mut passed = listen::passed().map_err(|source| NodeError::Passed { source })?;
         let started = supervise::start();
         let (supervisor, conditions) = started.map_err(|source| NodeError::Supervisor { source })?;
         let config = loaded.config().clone();
         let (clock, sight) = (Clock::start(), Sight::default());
         let metrics = Metrics::new(&config.node.name, &config.http.datacenter);
         sight.tell(&supervisor, &metrics);
-        let wanted = config.storage();
+        let wanted = wanted_storage(&config, &mut passed)?;
         let left_behind = storage::left_behind(&wanted.data_dir).map_err(|source| NodeError::Marker { source })?;
         if let Some(why) = left_behind {
             return Err(NodeError::LeftBehind { data_dir: wanted.data_dir, why });
@@ -203,7 +208,10 @@ impl Node {
             reserve_bytes: config.storage.free_reserve_bytes,
             ballast_bytes: config.storage.ballast_bytes,
         };
-        let storage = open_storage(&config, &metrics)?;
+        let storage = open_storage(&config, &wanted, &metrics)?;
+        if let Some(dir) = storage.unwitnessed() {
+            supervisor.keep(listen::STATE, dir.map_err(|source| NodeError::Witness { source })?);
+        }
         if let Some(identity) = &storage.identity
             && identity.name != config.node.name
         {
@@ -434,15 +442,20 @@ fn of_member(config: Config, storage: &Storage) -> Result<Config, NodeError> {
     Ok(if kept.is_some() { config.of_entered() } else { config })
 }
 
+/// With what the service manager kept since an earlier process of this node had it open.
+fn wanted_storage(config: &Config, passed: &mut Passed) -> Result<StorageConfig, NodeError> {
+    let kept = passed.kept(listen::STATE).map_err(|source| NodeError::Passed { source })?;
+    Ok(StorageConfig { witnesses: kept.into_iter().map(Arc::new).collect(), ..config.storage() })
+}
+
 /// Opens the storage; one that is damaged beyond repair is moved aside, if others hold the data.
-fn open_storage(config: &Config, metrics: &Metrics) -> Result<Storage, NodeError> {
-    let wanted = config.storage();
-    let open = || Storage::open(&wanted, Watches::new(), &metrics.storage);
+fn open_storage(config: &Config, wanted: &StorageConfig, metrics: &Metrics) -> Result<Storage, NodeError> {
+    let open = || Storage::open(wanted, Watches::new(), &metrics.storage);
     let failed = |source| NodeError::Storage { data_dir: wanted.data_dir.clone(), source };
     let storage = match open() {
         Err(damage) if damage.is_damage() && config.cluster.peers.len() > 1 => {
             let name = format!("damaged-{}", Clock::start().wall().as_millis());
-            let aside = Storage::quarantine(&wanted, &name).map_err(failed)?;
+            let aside = Storage::quarantine(wanted, &name).map_err(failed)?;
             tracing::error!(
                 message_id = events::STORAGE_DAMAGED,
                 error = %damage,

@@ -4,16 +4,21 @@
 //! it is silently wrong in most cases, and no scan can tell: so it is used only if the `TRUST` file names this boot and
 //! this mount, or says that it was synced by a clean stop. Otherwise it is discarded unseen and rebuilt.
 //!
+//! A service manager gives each process of a service mounts of its own, so that the mount is another one after each
+//! restart. What was kept open since tells more there: as long as a descriptor of the directory is open, its file system
+//! stays mounted somewhere, with all its pages.
+//!
 //! Each content lives in a directory of its own, `gen-<n>`; the `TRUST` file names the one in use. To replace the
 //! content is to fill a new directory, sync it, and write a new `TRUST` file: atomic against a crash.
 
 use super::env::{self, EnvError, EnvOptions};
 use konsul_state::{StateError, Store};
 use rustix::fs::{AtFlags, StatxFlags};
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const TRUST: &str = "TRUST";
 
@@ -65,6 +70,7 @@ impl Generation {
 pub(super) struct Generations {
     dir: PathBuf,
     options: EnvOptions,
+    witnesses: Vec<Arc<OwnedFd>>,
 }
 
 /// Why a state was not used.
@@ -85,7 +91,20 @@ impl Generations {
     /// Below `dir`, which may be on tmpfs: a machine stop then discards it by nature.
     pub(super) fn new(dir: PathBuf, options: EnvOptions) -> Result<Generations, GenerationError> {
         fs::create_dir_all(&dir).map_err(failed("make directory", &dir))?;
-        Ok(Generations { dir, options })
+        Ok(Generations { dir, options, witnesses: Vec::new() })
+    }
+
+    /// With the directory, as it was kept open since an earlier process of this node wrote there.
+    pub(super) fn with_witnesses(self, witnesses: Vec<Arc<OwnedFd>>) -> Generations {
+        Generations { witnesses, ..self }
+    }
+
+    /// Whether one of them is this directory: then its file system was mounted without a break.
+    pub(super) fn is_witnessed(&self) -> Result<bool, GenerationError> {
+        let here = rustix::fs::stat(&self.dir).map_err(|e| failed("stat", &self.dir)(e.into()))?;
+        Ok(self.witnesses.iter().any(|kept| {
+            rustix::fs::fstat(kept).is_ok_and(|there| (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino))
+        }))
     }
 
     /// The generation in use, if it may be trusted; whatever else lies there is removed.
@@ -172,23 +191,24 @@ impl Generations {
         let Some(number) = number.filter(|n| self.path(*n).join("data.mdb").exists()) else {
             return Ok(Err(Distrust::Absent));
         };
-        let place = place(&self.dir)?;
-        let here = field("place") == Some(&place);
+        let (disk, place) = place(&self.dir)?;
+        let is_of_disk = |found: &str| found.strip_prefix(&disk).is_some_and(|mount| mount.starts_with(' '));
+        let here = field("place") == Some(&place) || (field("place").is_some_and(is_of_disk) && self.is_witnessed()?);
         let clean = field("clean") == Some("yes");
         Ok(if here || clean { Ok(number) } else { Err(Distrust::AnotherBoot) })
     }
 
     fn trust(&self, generation: &Generation, clean: bool) -> Result<(), GenerationError> {
         let path = self.dir.join(TRUST);
-        let place = place(&self.dir)?;
+        let (_, place) = place(&self.dir)?;
         let clean = if clean { "yes" } else { "no" };
         let text = format!("generation={}\nplace={place}\nclean={clean}\n", generation.number);
         crate::durable::write(&path, text.as_bytes()).map_err(|source| failed("write", &path)(io::Error::other(source)))
     }
 }
 
-/// This boot of the machine and this mount of the file system.
-fn place(dir: &Path) -> Result<String, GenerationError> {
+/// This boot of the machine with this device, and with this mount of its file system, too.
+fn place(dir: &Path) -> Result<(String, String), GenerationError> {
     const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
     // STATX_MNT_ID_UNIQUE (Linux 6.8): a mount id that is not used again after an unmount. Older kernels ignore the
     // bit and give the plain id.
@@ -197,8 +217,7 @@ fn place(dir: &Path) -> Result<String, GenerationError> {
     let mask = StatxFlags::MNT_ID | StatxFlags::from_bits_retain(MNT_ID_UNIQUE);
     let stat =
         rustix::fs::statx(rustix::fs::CWD, dir, AtFlags::empty(), mask).map_err(|e| failed("stat", dir)(e.into()))?;
-    let mut place = boot.trim().to_owned();
-    write!(place, " dev {}:{} mount {}", stat.stx_dev_major, stat.stx_dev_minor, stat.stx_mnt_id)
-        .expect("a String takes everything");
-    Ok(place)
+    let disk = format!("{} dev {}:{}", boot.trim(), stat.stx_dev_major, stat.stx_dev_minor);
+    let place = format!("{disk} mount {}", stat.stx_mnt_id);
+    Ok((disk, place))
 }

@@ -22,6 +22,7 @@ use heed::{CommitOrAbort, Env, RoTxn, WithoutTls};
 use konsul_state::{DecodeError, Reader, StateError, Writer};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
@@ -47,6 +48,8 @@ pub struct StorageConfig {
     pub tail_bytes_max: usize,
     /// Bytes of entries in one replication message.
     pub payload_bytes_max: usize,
+    /// The directory of the state, as an earlier process of this node had opened it; somebody kept that open.
+    pub witnesses: Vec<Arc<OwnedFd>>,
 }
 
 /// Who this node is: written once, when it becomes a member.
@@ -78,6 +81,8 @@ pub struct Storage {
     pub state: StateMachine,
     pub identity: Option<Identity>,
     pub report: Report,
+    /// The directory of the state, if no descriptor of it was kept.
+    unwitnessed: Option<PathBuf>,
     /// Held as long as the process lives: two daemons on one directory would destroy it.
     _lock: File,
 }
@@ -159,6 +164,8 @@ impl Storage {
         let options = EnvOptions { map_bytes_max: config.map_bytes_max, readers_max: 1024, durable: false };
         let state_failed = |source| OpenError::State { source };
         let generations = Generations::new(config.state_dir.clone(), options).map_err(state_failed)?;
+        let generations = generations.with_witnesses(config.witnesses.clone());
+        let unwitnessed = (!generations.is_witnessed().map_err(state_failed)?).then(|| config.state_dir.clone());
         let opened = generations.open().map_err(state_failed)?;
 
         let (generation, newest) = match opened {
@@ -180,7 +187,7 @@ impl Storage {
         let state = StateMachine::start(Arc::new(state), log.store.clone())
             .map_err(failed("start the apply thread of", &config.data_dir))?;
         let identity = log.identity;
-        Ok(Storage { log: log.store, state, identity, report, _lock: lock })
+        Ok(Storage { log: log.store, state, identity, report, unwitnessed, _lock: lock })
     }
 
     /// Checks the snapshots of a trusted state; to be run once, beside normal work. A damaged one is set aside and the
@@ -193,6 +200,12 @@ impl Storage {
         })?;
         state.replace_unverified(newest);
         Ok(found)
+    }
+
+    /// The directory of the state, to be kept open for the next process, unless it is already: while it is open, its file
+    /// system is not mounted anew.
+    pub fn unwitnessed(&self) -> Option<io::Result<OwnedFd>> {
+        self.unwitnessed.as_ref().map(|dir| File::open(dir).map(OwnedFd::from))
     }
 
     /// Whether nothing was ever written to the log.

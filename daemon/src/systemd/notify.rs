@@ -1,13 +1,17 @@
 //! What the service manager is told (`NOTIFY_SOCKET`), one message after the other.
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use sd_notify::NotifyState;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 /// Longer texts are cut: people read them in one line.
 const STATUS_CHARS_MAX: usize = 240;
 
 /// One message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Message {
     /// The start is over, or a reload.
     Ready,
@@ -20,6 +24,8 @@ pub(super) enum Message {
     Stalled,
     /// The start, or the stop, takes this much longer from now on at least.
     Extend(Duration),
+    /// Keep this open for the next process, under this name, in place of what is kept under it.
+    Keep(&'static str, OwnedFd),
 }
 
 /// Sends messages, if there is somebody to send them to.
@@ -58,6 +64,7 @@ impl Notify {
                 let micros = u32::try_from(by.as_micros()).unwrap_or(u32::MAX);
                 sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(micros)])
             }
+            Message::Keep(name, fd) => keep(name, fd),
         };
         match sent {
             Ok(()) => self.failed = false,
@@ -68,6 +75,20 @@ impl Notify {
             Err(_) => {}
         }
     }
+}
+
+fn keep(name: &str, fd: &OwnedFd) -> io::Result<()> {
+    sd_notify::notify(&[NotifyState::Custom(&format!("FDSTOREREMOVE=1\nFDNAME={name}"))])?;
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    let text = format!("FDSTORE=1\nFDNAME={name}\n");
+    let fds = [fd.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)), "there is space for one descriptor");
+    sendmsg(&socket, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 /// A line break would end the text and begin another message: `READY=1` in the name of a node, say.

@@ -107,6 +107,11 @@ impl Passed {
         listeners.map(|listener| non_blocking(name, listener, UnixListener::set_nonblocking)).collect()
     }
 
+    /// What an earlier process of this service had kept under this name.
+    pub fn kept(&mut self, name: &str) -> Result<Vec<OwnedFd>, SocketsError> {
+        self.of(name, Kind::Other)
+    }
+
     /// Closes those of this name; how many there were. The service manager still listens on them.
     pub fn close(&mut self, name: &str) -> usize {
         let before = self.sockets.len();

@@ -7,6 +7,7 @@ use super::judge::{Judge, Verdict};
 use super::notify::{Message, Notify};
 use super::pulse::{Thread, Watched};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -58,6 +59,7 @@ struct Shared {
 }
 
 enum Order {
+    Keep(&'static str, OwnedFd),
     Ready,
     Reloading,
     Reloaded,
@@ -133,6 +135,11 @@ impl Supervisor {
         }
     }
 
+    /// The service manager keeps this open until the service is stopped, and passes it to the next process by this name.
+    pub fn keep(&self, name: &'static str, fd: OwnedFd) {
+        self.order(Order::Keep(name, fd));
+    }
+
     /// The configuration is read anew.
     pub fn reloading(&self) {
         self.order(Order::Reloading);
@@ -195,7 +202,7 @@ impl Desk {
         let mut next = Instant::now();
         loop {
             match queue.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(order) => self.obey(&order),
+                Ok(order) => self.obey(order),
                 Err(RecvTimeoutError::Timeout) => {
                     next = Instant::now() + every;
                     self.look();
@@ -205,8 +212,9 @@ impl Desk {
         }
     }
 
-    fn obey(&mut self, order: &Order) {
+    fn obey(&mut self, order: Order) {
         match order {
+            Order::Keep(name, fd) => self.notify.send(&Message::Keep(name, fd)),
             Order::Ready if self.phase != Phase::Stopping => {
                 self.phase = Phase::Serving;
                 self.look();

@@ -140,6 +140,7 @@ fn storage(dir: &TempDir, metrics: &Metrics) -> Storage {
         prezero_step_bytes: 1 << 20,
         tail_bytes_max: 1 << 20,
         payload_bytes_max: 1 << 20,
+        witnesses: Vec::new(),
     };
     Storage::open(&config, Watches::new(), &metrics.storage).unwrap()
 }

@@ -3,8 +3,11 @@
 use crate::support::{Http, wait_until};
 use konsul_api::cluster::ClusterStatus;
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -33,6 +36,8 @@ pub(crate) struct Service<'a> {
     /// By name, in this order.
     pub(crate) sockets: Vec<(&'a str, OwnedFd)>,
     pub(crate) environment: Vec<(&'a str, String)>,
+    /// In mounts of its own, as the sandbox of a unit gives it.
+    pub(crate) own_mounts: bool,
 }
 
 pub(crate) struct Daemon {
@@ -83,7 +88,11 @@ impl Manager {
         // The process that the shell becomes has the number of the shell.
         let script = format!("LISTEN_PID=$$ exec \"$@\" {} {}", moves.join(" "), closes.join(" "));
         let mut command = Command::new("bash");
-        command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_konsuld")]).args(&service.args);
+        command.args(["-c", &script, "bash"]);
+        if service.own_mounts {
+            command.args(["unshare", "--mount"]);
+        }
+        command.arg(env!("CARGO_BIN_EXE_konsuld")).args(&service.args);
         if !held.is_empty() {
             command.env("LISTEN_FDS", held.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
         }
@@ -98,6 +107,27 @@ impl Manager {
         let mut buffer = [0; 4096];
         let length = self.notify.recv(&mut buffer).expect("a message comes in time");
         String::from_utf8(buffer[..length].to_vec()).unwrap().trim_end().to_owned()
+    }
+
+    /// What it is asked to keep open under this name.
+    pub(crate) fn kept(&self, name: &str) -> OwnedFd {
+        loop {
+            let mut buffer = [0; 4096];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            let came = recvmsg(&self.notify, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags).unwrap();
+            let text = String::from_utf8(buffer[..came.bytes].to_vec()).unwrap();
+            let fds = control.drain().filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                _ => None,
+            });
+            let mut fds: Vec<OwnedFd> = fds.flatten().collect();
+            if text.lines().any(|line| line == "FDSTORE=1") {
+                assert!(text.lines().any(|line| line.strip_prefix("FDNAME=") == Some(name)), "{text:?}");
+                return fds.pop().expect("a descriptor comes with it");
+            }
+        }
     }
 
     /// Reads messages until one is like this; all of them, that one last.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::expect_used, reason = "tests")]
 
 mod admin;
+mod kept;
 mod launch;
 mod ready;
 mod sockets;
