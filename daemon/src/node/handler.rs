@@ -5,7 +5,7 @@ use crate::cluster::enrol::{Enroller, answer_as_newcomer};
 use crate::cluster::identity::Authority;
 use crate::cluster::token::Token;
 use crate::cluster::{JoinAnswer, JoinRequest, Promise};
-use crate::peer::{Known, LocalIdentity, PeerHandler, PeerIdentity};
+use crate::peer::{Known, LeaderStanding, LocalIdentity, PeerHandler, PeerIdentity};
 use crate::raft::{AdmitError, Asker, Consensus};
 use crate::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, NodeInfo, SnapshotMeta, SnapshotResponse, TransferLeaderRequest,
@@ -135,8 +135,12 @@ impl PeerHandler for Handler {
         }
     }
 
-    async fn append(&self, request: AppendEntriesRequest) -> Result<AppendEntriesResponse, String> {
-        self.member()?.append(request).await
+    async fn append(
+        &self,
+        request: AppendEntriesRequest,
+        leader: LeaderStanding,
+    ) -> Result<AppendEntriesResponse, String> {
+        self.member()?.append(request, leader).await
     }
 
     async fn vote(&self, request: VoteRequest) -> Result<VoteResponse, String> {

@@ -127,8 +127,9 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         let (mut sent, began) = (0, Instant::now());
         self.pool.tells_committed(rpc.leader_commit.map_or(0, |id| id.index));
         self.follow();
+        let standing = self.pool.standing();
         let answer = {
-            let payload = |out: &mut Vec<u8>| sent = codec::put_append(out, &rpc, APPEND_BYTES_MAX);
+            let payload = |out: &mut Vec<u8>| sent = codec::put_append(out, (&rpc, standing), APPEND_BYTES_MAX);
             self.append.call(Kind::Append, payload, limit).await
         };
         let answer = answer.map_err(|error| self.failed(RPCTypes::AppendEntries, limit, &error))?;

@@ -2,6 +2,7 @@
 //!
 //! openraft's error types never travel: an error is a text in a `Failed` frame.
 
+use super::LeaderStanding;
 use super::frame::with_writer;
 use crate::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotMeta, SnapshotResponse, TransferLeaderError,
@@ -34,10 +35,15 @@ fn versioned<'a>(bytes: &'a [u8], what: &'static str) -> Result<Reader<'a>, Deco
 
 /// Writes an append request, or the first part of it: entries beyond `bytes_max` are left for the next request, but one
 /// entry is always written. Returns how many were.
-pub(super) fn put_append(out: &mut Vec<u8>, request: &AppendEntriesRequest, bytes_max: usize) -> usize {
+pub(super) fn put_append(
+    out: &mut Vec<u8>,
+    (request, standing): (&AppendEntriesRequest, LeaderStanding),
+    bytes_max: usize,
+) -> usize {
     let start = out.len();
     with_writer(out, |out| {
         out.u8(VERSION);
+        out.bool(standing == LeaderStanding::CutOff);
         stored::put_vote(out, &request.vote);
         stored::put_log_id_opt(out, request.prev_log_id.as_ref());
         stored::put_log_id_opt(out, request.leader_commit.as_ref());
@@ -61,8 +67,10 @@ pub(super) fn put_append(out: &mut Vec<u8>, request: &AppendEntriesRequest, byte
 }
 
 /// An append request; its entries share `bytes`.
-pub(super) fn append(bytes: &Bytes) -> Result<AppendEntriesRequest, DecodeError> {
+pub(super) fn append(bytes: &Bytes) -> Result<(AppendEntriesRequest, LeaderStanding), DecodeError> {
     let mut from = versioned(bytes, "append version")?;
+    let cut_off = from.bool("leader is cut off")?;
+    let standing = if cut_off { LeaderStanding::CutOff } else { LeaderStanding::Acknowledged };
     let vote = stored::vote(&mut from)?;
     let prev_log_id = stored::log_id_opt(&mut from)?;
     let leader_commit = stored::log_id_opt(&mut from)?;
@@ -73,7 +81,7 @@ pub(super) fn append(bytes: &Bytes) -> Result<AppendEntriesRequest, DecodeError>
         let length = usize::try_from(length).map_err(|_| DecodeError::Invalid { what: "entry length" })?;
         entries.push(stored::entry(index, &bytes.slice_ref(from.raw(length, "entry")?))?);
     }
-    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
+    Ok((AppendEntriesRequest { vote, prev_log_id, entries, leader_commit }, standing))
 }
 
 const APPEND_SUCCESS: u8 = 0;

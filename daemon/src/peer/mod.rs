@@ -39,6 +39,16 @@ use bytes::Bytes;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+/// What a leader says of itself with its entries and heartbeats. One that is cut off still tries to reach the others; who
+/// hears it shall not take it for a leader that can acknowledge anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaderStanding {
+    /// A majority acknowledges it, as far as it knows.
+    Acknowledged,
+    /// It has missed its majority for longer than a lease.
+    CutOff,
+}
+
 /// What a node does with its peers' requests. An `Err` reaches the caller as a text.
 pub trait PeerHandler: Send + Sync + 'static {
     /// Who this node is right now; asked once for each connection.
@@ -50,6 +60,7 @@ pub trait PeerHandler: Send + Sync + 'static {
     fn append(
         &self,
         request: AppendEntriesRequest,
+        leader: LeaderStanding,
     ) -> impl Future<Output = Result<AppendEntriesResponse, String>> + Send;
 
     fn vote(&self, request: VoteRequest) -> impl Future<Output = Result<VoteResponse, String>> + Send;

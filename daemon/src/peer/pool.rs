@@ -1,5 +1,6 @@
 //! All connections this node makes, by node and purpose. Cheap to clone; the last clone gone, they end.
 
+use super::LeaderStanding;
 use super::frame;
 use super::handshake::{ConnectError, Dialer, LocalIdentity, PeerIdentity, Target};
 use super::link::{Link, Tasks};
@@ -13,7 +14,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -37,6 +38,8 @@ struct Shared {
     votes: Mutex<HashMap<u64, Link>>,
     /// The highest commit index that any peer was sent.
     told_committed: AtomicU64,
+    /// This node leads and misses its majority.
+    cut_off: AtomicBool,
     book: ArcSwap<Book>,
     _stop: DropGuard,
 }
@@ -63,11 +66,11 @@ impl Pool {
     pub fn new(transport: Transport, local: LocalIdentity, metrics: PeerMetrics) -> Pool {
         let stop = CancellationToken::new();
         let tasks = Tasks { tracker: TaskTracker::new(), stop: stop.clone(), runtime: Handle::current() };
-        let (forward, votes, told_committed, encryption, book) = Default::default();
+        let (forward, votes, told_committed, cut_off, encryption, book) = Default::default();
         let left_behind = watch::Sender::new(None);
         let local = Arc::new(ArcSwap::from_pointee(local));
         let dialer = Dialer { transport, local, metrics, encryption, left_behind };
-        let shared = Shared { dialer, tasks, forward, votes, told_committed, book, _stop: stop.drop_guard() };
+        let shared = Shared { dialer, tasks, forward, votes, told_committed, cut_off, book, _stop: stop.drop_guard() };
         Pool { shared: Arc::new(shared) }
     }
 
@@ -215,6 +218,16 @@ impl Pool {
     /// To be called before it is sent.
     pub(super) fn tells_committed(&self, index: u64) {
         self.shared.told_committed.fetch_max(index, Ordering::SeqCst);
+    }
+
+    /// What every append says from now on.
+    pub fn set_standing(&self, standing: LeaderStanding) {
+        self.shared.cut_off.store(standing == LeaderStanding::CutOff, Ordering::Relaxed);
+    }
+
+    pub(super) fn standing(&self) -> LeaderStanding {
+        let cut_off = self.shared.cut_off.load(Ordering::Relaxed);
+        if cut_off { LeaderStanding::CutOff } else { LeaderStanding::Acknowledged }
     }
 
     pub(super) fn dialer(&self) -> &Dialer {

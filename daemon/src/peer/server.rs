@@ -328,7 +328,7 @@ impl<H: PeerHandler> Connection<H> {
         let payload = request.payload;
         Ok(match (purpose, request.kind) {
             (Purpose::Append, Kind::Append) => match codec::append(&payload) {
-                Ok(request) => encoded(self.handler.append(request).await, codec::put_append_answer),
+                Ok((request, leader)) => encoded(self.handler.append(request, leader).await, codec::put_append_answer),
                 Err(malformed) => Err(malformed.to_string()),
             },
             (Purpose::Vote, Kind::Vote) => match codec::vote(&payload) {

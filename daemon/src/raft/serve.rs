@@ -3,6 +3,7 @@
 use super::Consensus;
 use super::forward::{Answer, Request};
 use super::members::{Asker, MemberService};
+use crate::peer::LeaderStanding;
 use crate::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotMeta, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
@@ -12,14 +13,18 @@ use bytes::Bytes;
 use openraft::Snapshot;
 
 impl Consensus {
-    /// Entries or a heartbeat of a leader.
-    pub async fn append(&self, request: AppendEntriesRequest) -> Result<AppendEntriesResponse, String> {
+    /// Entries or a heartbeat of a leader. One that is cut off is followed, but not taken for somebody to rely on.
+    pub async fn append(
+        &self,
+        request: AppendEntriesRequest,
+        leader: LeaderStanding,
+    ) -> Result<AppendEntriesResponse, String> {
         if !request.entries.is_empty() && self.inner.space.is_critical() {
             // Better no answer than a flush that fails and stops the node.
             return Err("disk full: no entries are taken until space returns".to_owned());
         }
         let response = self.inner.raft.append_entries(request).await.map_err(|e| e.to_string())?;
-        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+        if leader == LeaderStanding::Acknowledged && !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             self.inner.leadership.heard_now();
         }
         Ok(response)

@@ -4,6 +4,7 @@ use super::lag::LogEnds;
 use super::leadership::Vote;
 use super::{Consensus, Role};
 use crate::metrics::{Election, PeerProgress, RoleMetric};
+use crate::peer::LeaderStanding;
 use crate::raft_types::{LogId, TypeConfig};
 use crate::telemetry::events;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -67,6 +68,9 @@ impl Consensus {
             // The guard is dropped at once: the core waits for it.
             let now = metrics.borrow_watched().clone();
             self.inner.leadership.update(&now);
+            if !self.misses_its_majority() {
+                self.inner.pool.set_standing(LeaderStanding::Acknowledged);
+            }
             if let Err(fatal) = &now.running_state {
                 if !self.inner.stop.is_cancelled() {
                     self.inner.failed.send_replace(Some(fatal.to_string()));
@@ -171,16 +175,27 @@ impl Consensus {
         }
     }
 
+    fn misses_its_majority(&self) -> bool {
+        self.leads() && !self.inner.leadership.has_quorum()
+    }
+
     async fn housekeep(self) {
         let mut tick = tokio::time::interval(HOUSEKEEPING);
         let mut rounds = 0u64;
         let mut ends = LogEnds::default();
+        let mut missed = false;
         loop {
             tokio::select! {
                 () = self.inner.stop.cancelled() => return,
                 _ = tick.tick() => {}
             }
             rounds += 1;
+            // Twice: a new leader has not been acknowledged yet.
+            let misses = self.misses_its_majority();
+            if misses && missed {
+                self.inner.pool.set_standing(LeaderStanding::CutOff);
+            }
+            missed = misses;
             if let Err(error) = self.inner.space.look() {
                 tracing::error!(%error, "cannot tell how much space is left");
             }

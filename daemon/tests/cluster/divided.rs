@@ -81,6 +81,11 @@ fn an_old_leader_in_a_minority_of_two_never_acknowledges_beside_the_new_one() {
     there.wait_progress(100);
     here.wait_failures(12);
     assert_eq!(cluster.nodes[old].ready().unwrap().0, 503);
+    wait_until("who hears only a leader that is cut off says that it has none", || {
+        let (code, reasons) = cluster.nodes[with].ready()?;
+        let status = cluster.nodes[with].status()?;
+        so(code == 503 && !status.has_quorum, format!("{code} {reasons:?} {}", status.has_quorum))
+    });
     recording.wait_progress(50);
     let healed = Instant::now();
     cluster.net().heal();

@@ -11,7 +11,7 @@ use konsuld::cluster::identity::{self, Authority, AuthorityParts, IdentityFiles,
 use konsuld::cluster::token::{self, Purpose, Token};
 use konsuld::leader::{self, LeaderDeps};
 use konsuld::metrics::Metrics;
-use konsuld::peer::{Known, Limits, LocalIdentity, PeerHandler, PeerIdentity, Pool, Transport, serve};
+use konsuld::peer::{Known, LeaderStanding, Limits, LocalIdentity, PeerHandler, PeerIdentity, Pool, Transport, serve};
 use konsuld::raft::{Asker, Consensus, Parts, Policy, RaftConfig};
 use konsuld::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, NodeInfo, SnapshotMeta, SnapshotResponse, TransferLeaderRequest,
@@ -66,8 +66,12 @@ impl PeerHandler for Handler {
         self.consensus.member(node_id).map_or(Known::Stranger, |member| Known::Member { name: member.info.name })
     }
 
-    async fn append(&self, request: AppendEntriesRequest) -> Result<AppendEntriesResponse, String> {
-        self.consensus.append(request).await
+    async fn append(
+        &self,
+        request: AppendEntriesRequest,
+        leader: LeaderStanding,
+    ) -> Result<AppendEntriesResponse, String> {
+        self.consensus.append(request, leader).await
     }
 
     async fn vote(&self, request: VoteRequest) -> Result<VoteResponse, String> {

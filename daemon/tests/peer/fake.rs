@@ -3,7 +3,9 @@
 use crate::certs::Authority;
 use bytes::Bytes;
 use konsuld::metrics::PeerMetrics;
-use konsuld::peer::{Encryption, Known, Limits, LocalIdentity, PeerHandler, PeerIdentity, Pool, Transport, serve};
+use konsuld::peer::{
+    Encryption, Known, LeaderStanding, Limits, LocalIdentity, PeerHandler, PeerIdentity, Pool, Transport, serve,
+};
 use konsuld::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, LeaderId, NodeInfo, SnapshotMeta, SnapshotResponse,
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
@@ -63,7 +65,11 @@ impl PeerHandler for Handler {
         self.known.lock().unwrap().get(&node_id).cloned().unwrap_or(Known::Stranger)
     }
 
-    async fn append(&self, request: AppendEntriesRequest) -> Result<AppendEntriesResponse, String> {
+    async fn append(
+        &self,
+        request: AppendEntriesRequest,
+        _leader: LeaderStanding,
+    ) -> Result<AppendEntriesResponse, String> {
         let term = request.vote.leader_id.term;
         self.appends.lock().unwrap().push(request);
         match term {

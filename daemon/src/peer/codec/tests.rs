@@ -61,6 +61,10 @@ fn transfer_answers() -> impl Strategy<Value = TransferLeaderResponse> {
     ]
 }
 
+fn standings() -> impl Strategy<Value = LeaderStanding> {
+    prop_oneof![Just(LeaderStanding::Acknowledged), Just(LeaderStanding::CutOff)]
+}
+
 fn written(write: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut out = Writer::new();
     write(&mut out);
@@ -71,12 +75,14 @@ proptest! {
     #[test]
     fn an_append_survives_the_wire_and_its_entries_share_the_bytes(
         vote in votes(), prev_log_id in option::of(log_ids()), leader_commit in option::of(log_ids()), entries in entries(),
+        standing in standings(),
     ) {
         let request = AppendEntriesRequest { vote, prev_log_id, entries, leader_commit };
         let mut out = Vec::new();
-        prop_assert_eq!(put_append(&mut out, &request, usize::MAX), request.entries.len());
+        prop_assert_eq!(put_append(&mut out, (&request, standing), usize::MAX), request.entries.len());
         let bytes = Bytes::from(out);
-        let read = append(&bytes).unwrap();
+        let (read, said) = append(&bytes).unwrap();
+        prop_assert_eq!(said, standing);
         prop_assert_eq!(read.vote, request.vote);
         prop_assert_eq!(read.prev_log_id, request.prev_log_id);
         prop_assert_eq!(read.leader_commit, request.leader_commit);
@@ -96,10 +102,10 @@ proptest! {
     ) {
         let request = AppendEntriesRequest { vote, prev_log_id: None, entries, leader_commit: None };
         let mut out = Vec::new();
-        let count = put_append(&mut out, &request, bytes_max);
+        let count = put_append(&mut out, (&request, LeaderStanding::Acknowledged), bytes_max);
         prop_assert!(count >= request.entries.len().min(1));
         prop_assert!(count <= 1 || out.len() <= bytes_max);
-        prop_assert_eq!(&append(&out.into()).unwrap().entries, &request.entries[..count]);
+        prop_assert_eq!(&append(&out.into()).unwrap().0.entries, &request.entries[..count]);
     }
 
     #[test]
