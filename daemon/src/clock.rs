@@ -3,6 +3,8 @@
 //! Whoever decides something by time takes a [`Timestamp`], so that a test can hold time still. Only owners of loops
 //! ask the [`Clock`].  Knows nothing about: what is measured.
 
+pub mod rate;
+
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

@@ -2,9 +2,9 @@
 
 use clap::Parser;
 use konsuld::config::{Args, Loaded, Start};
-use konsuld::node::{End, Node, NodeError};
+use konsuld::node::{End, Node, NodeError, offline};
 use konsuld::telemetry::events;
-use konsuld::{offline, shutdown, telemetry};
+use konsuld::{shutdown, telemetry};
 use std::error::Error;
 use std::process::ExitCode;
 use tokio::runtime::{Builder, Handle, Runtime};

@@ -14,7 +14,7 @@ use std::process::Command;
 /// Modules of konsuld, from the ground up. A module uses modules of lower floors, never of its own or a higher one.
 const FLOORS: [&[&str]; 11] = [
     &["clock", "durable", "shutdown", "systemd", "telemetry", "raft_types"],
-    &["metrics", "rate", "tls", "watch"],
+    &["metrics", "tls", "watch"],
     &["storage"],
     &["peer"],
     &["raft"],
@@ -22,7 +22,7 @@ const FLOORS: [&[&str]; 11] = [
     &["leader"],
     &["http"],
     &["config"],
-    &["node", "offline"],
+    &["node"],
     &["main"],
 ];
 /// Where openraft's names may appear.

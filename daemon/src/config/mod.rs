@@ -22,9 +22,9 @@ pub use reference::{Entry, Section, reference};
 pub use reread::{Again, Loaded};
 pub use settings::Problem;
 
+use crate::clock::rate::RateConfig;
 use crate::cluster::discovery::{AwsEnvironment, DiscoveryConfig};
 use crate::http::HttpConfig;
-use crate::rate::RateConfig;
 use crate::storage::StorageConfig;
 use crate::telemetry::LogConfig;
 use crate::tls::{TlsConfig, TlsVersion};

@@ -8,8 +8,8 @@ use super::{
     ClusterSection, Config, Form, HttpConfig, NodeSection, PeerSection, RaftSection, StaticPeer, StorageSection,
     Timing, TlsConfig, TlsMode, TlsSection,
 };
+use crate::clock::rate::RateConfig;
 use crate::http::{DefaultConsistency, HttpLimits, NonLeaderWrites};
-use crate::rate::RateConfig;
 use crate::telemetry::{LogConfig, LogFilter, LogFormat};
 use crate::tls::TlsVersion;
 use ipnet::IpNet;

@@ -1,12 +1,12 @@
 //! What can be configured of the HTTP API, and what it needs from the rest of the node.
 
 use crate::clock::Clock;
+use crate::clock::rate::{Rate, RateConfig};
 use crate::cluster::audit::Audit;
 use crate::cluster::identity::Papers;
 use crate::cluster::lobby::Lobby;
 use crate::metrics::Metrics;
 use crate::raft::{Consensus, Consistency};
-use crate::rate::{Rate, RateConfig};
 use arc_swap::{ArcSwap, Guard};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

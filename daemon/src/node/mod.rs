@@ -4,6 +4,7 @@ mod build;
 mod enter;
 mod handler;
 mod listen;
+pub mod offline;
 mod reload;
 mod supervise;
 

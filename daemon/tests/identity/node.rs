@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use konsul_state::{Command, Role, TokenWrite};
 use konsuld::clock::Clock;
+use konsuld::clock::rate::RateConfig;
 use konsuld::cluster::Promise;
 use konsuld::cluster::audit::Audit;
 use konsuld::cluster::ca::{SealingKeys, Subject, Term};
@@ -17,7 +18,6 @@ use konsuld::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, NodeInfo, SnapshotMeta, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
-use konsuld::rate::RateConfig;
 use konsuld::storage::{Identity, SnapshotFile, Space, SpaceConfig, Storage, StorageConfig};
 use konsuld::tls::{Material, MemberId, Tls, TlsVersion};
 use konsuld::watch::Watches;

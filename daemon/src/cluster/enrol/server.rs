@@ -6,6 +6,7 @@
 use super::attempts::Attempts;
 use super::message::{EnrolAnswer, EnrolRequest, Envelope, Granted, RefusalCode};
 use crate::clock::Clock;
+use crate::clock::rate::{Rate, RateConfig};
 use crate::cluster::audit::{Audit, Refusal};
 use crate::cluster::ca::ProvenKey;
 use crate::cluster::identity::{Authority, AuthorityError};
@@ -13,7 +14,6 @@ use crate::cluster::join::Promise;
 use crate::cluster::token::{Bound, Purpose, Signer, Token, TokenId, prove, public_key, verify_proof};
 use crate::raft::{AdmitError, Consensus, Consistency};
 use crate::raft_types::NodeInfo;
-use crate::rate::{Rate, RateConfig};
 use crate::telemetry::chain;
 use crate::tls::is_node_name;
 use bytes::Bytes;
