@@ -36,6 +36,7 @@ pub(crate) const COVERAGE: &[Operation] = &[
     op("GET", "/v1/cluster/digest", "cluster digest"),
     op("PUT", "/v1/cluster/snapshot", "cluster snapshot"),
     op("PUT", "/v1/cluster/transfer-leadership", "cluster transfer-leadership"),
+    op("POST", "/v1/cluster/restart-turn", "cluster can-restart"),
     op("POST", "/v1/cluster/join-token", "cluster generate-token"),
     op("GET", "/v1/cluster/join-token", "cluster tokens"),
     op("DELETE", "/v1/cluster/join-token/{id}", "cluster revoke-token"),

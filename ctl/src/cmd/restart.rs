@@ -1,6 +1,7 @@
 //! `konsulctl cluster can-restart`: whether the answering node may stop for a moment without the cluster missing it.
 //!
-//! Packages ask it before an upgrade restarts the service, and so may whoever restarts nodes one after the other.
+//! Packages ask it before an upgrade restarts the service, and so may whoever restarts nodes one after the other. Of two
+//! hosts that ask at the same time only one is told to go on: it is the turn of one node at a time.
 
 use crate::{
     Context,
@@ -10,7 +11,7 @@ use crate::{
 };
 use hyper::StatusCode;
 use konsul_api::{
-    cluster::{ClusterStatus, TransferAnswer},
+    cluster::{ClusterStatus, RestartTurn, TransferAnswer},
     operator::{AutopilotHealth, ServerHealth},
 };
 use serde::Serialize;
@@ -24,7 +25,8 @@ const LOOK: Duration = Duration::from_millis(300);
 #[command(after_help = "Exit code 0 if it can, 1 if it cannot or nobody knows.\n\n\
         Examples:\n  konsulctl cluster can-restart\n  konsulctl cluster can-restart --hand-over --wait 1m && systemctl restart konsul")]
 pub(crate) struct CanRestart {
-    /// If the node leads, have another one lead first
+    /// Say that it restarts now: no other node is told that it may until this one is back, or for half a minute; and if it
+    /// leads, have another one lead first
     #[arg(long)]
     hand_over: bool,
     /// How long to wait until it can
@@ -39,14 +41,17 @@ struct Verdict {
     reason: String,
     /// The node that was asked leads others.
     leads_others: bool,
+    /// There are others whose restart would matter to this one.
+    #[serde(skip)]
+    others_may_restart: bool,
 }
 
 pub(crate) async fn run(args: &CanRestart, context: &Context) -> anyhow::Result<Exit> {
     let end = Instant::now() + args.wait;
-    let mut verdict = look(context).await?;
+    let mut verdict = judged(args, context).await?;
     while !verdict.can_restart && Instant::now() < end {
         tokio::time::sleep(LOOK).await;
-        verdict = look(context).await?;
+        verdict = judged(args, context).await?;
     }
     if verdict.can_restart && verdict.leads_others && args.hand_over {
         verdict = hand_over(verdict, context).await?;
@@ -54,6 +59,29 @@ pub(crate) async fn run(args: &CanRestart, context: &Context) -> anyhow::Result<
     let said = if verdict.can_restart { "yes" } else { "no" };
     context.output.result(&verdict, || format!("{said}: {}", verdict.reason))?;
     Ok(if verdict.can_restart { Exit::Done } else { Exit::Failed })
+}
+
+async fn judged(args: &CanRestart, context: &Context) -> anyhow::Result<Verdict> {
+    let verdict = look(context).await?;
+    if !(verdict.can_restart && verdict.others_may_restart && args.hand_over) {
+        return Ok(verdict);
+    }
+    let ask = Ask::post(Path::new("/v1/cluster/restart-turn"), Payload::Nothing);
+    let answer = context.client.send(&ask).await?;
+    // An older daemon knows of no turns, and is to be replaced.
+    if answer.status == StatusCode::NOT_FOUND {
+        return Ok(verdict);
+    }
+    if !answer.status.is_success() {
+        let reason = match answer.into_error().await {
+            ClientError::Status { text, .. } => text,
+            error => error.to_string(),
+        };
+        return Ok(Verdict { can_restart: false, reason, ..verdict });
+    }
+    let _turn: RestartTurn = answer.json().await?;
+    // Whoever had the turn before may be away since the first look.
+    look(context).await
 }
 
 async fn look(context: &Context) -> anyhow::Result<Verdict> {
@@ -74,7 +102,7 @@ async fn look(context: &Context) -> anyhow::Result<Verdict> {
                 ClientError::Status { text, .. } => format!("nobody knows how the others are: {text}"),
                 error => error.to_string(),
             };
-            return Ok(Verdict { can_restart: false, reason, leads_others: false });
+            return Ok(Verdict { can_restart: false, reason, leads_others: false, others_may_restart: true });
         }
     };
     Ok(judge(&status, servers.as_deref()))
@@ -85,7 +113,13 @@ fn judge(status: &ClusterStatus, servers: Option<&[ServerHealth]>) -> Verdict {
     let name = &status.node.name;
     let voters = status.members.iter().filter(|member| member.voter).count();
     let is_leader = status.leader.as_ref().is_some_and(|leader| leader.id == status.node.id);
-    let verdict = |can_restart, reason| Verdict { can_restart, reason, leads_others: is_leader && voters > 1 };
+    let is_one_of_many = voters > 1 && status.members.iter().any(|member| member.id == status.node.id && member.voter);
+    let verdict = |can_restart, reason| Verdict {
+        can_restart,
+        reason,
+        leads_others: is_leader && voters > 1,
+        others_may_restart: is_one_of_many,
+    };
     let Some(myself) = status.members.iter().find(|member| member.id == status.node.id) else {
         return verdict(true, format!("{name} is in no cluster yet"));
     };

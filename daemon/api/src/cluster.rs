@@ -79,6 +79,15 @@ pub struct NodeStatus {
     pub listening: Vec<Listener>,
 }
 
+/// `POST /v1/cluster/restart-turn`: it is this node's turn to restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartTurn {
+    /// The node that was asked.
+    pub node: String,
+    /// RFC 3339, UTC: until then no other node is told that it may; unless this one is back before.
+    pub until: String,
+}
+
 /// A socket the answering node listens on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {

@@ -12,6 +12,7 @@ pub mod lobby;
 pub mod local;
 pub mod neighbour;
 pub mod token;
+pub mod turn;
 
 pub use bootstrap::{Former, Seat, begin};
 pub use join::{JoinAnswer, JoinRequest, Promise};

@@ -40,6 +40,7 @@ mod service;
 mod snapshot;
 mod state_file;
 mod status;
+mod turn;
 mod txn;
 mod upload;
 

@@ -69,6 +69,7 @@ pub(super) enum Handler {
     ClusterDigest,
     ClusterSnapshot,
     ClusterTransfer,
+    RestartTurn,
     JoinTokenCreate,
     JoinTokenList,
     JoinTokenRevoke,
@@ -265,6 +266,12 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
     ),
     cluster(Method::Put, TRANSFER, Handler::ClusterTransfer, TRANSFER_SUMMARY),
     cluster(Method::Post, TRANSFER, Handler::ClusterTransfer, TRANSFER_SUMMARY),
+    cluster(
+        Method::Post,
+        "/v1/cluster/restart-turn",
+        Handler::RestartTurn,
+        "Have no other node told that it may restart, for a moment or until the asked one is back",
+    ),
     cluster_write(Method::Post, Pattern::Exact(JOIN_TOKEN), Handler::JoinTokenCreate, "Make a join token"),
     Route {
         reads: Reads::Consistency,
@@ -363,7 +370,7 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
     read(Pattern::Exact("/"), Handler::Root, Reads::Nothing, "A greeting"),
 ];
 
-const ROUTE_COUNT: usize = 47;
+const ROUTE_COUNT: usize = 48;
 const BATCH: &str = "/v1/batch";
 const BATCH_SUMMARY: &str = "Many key/value writes in one log entry";
 const SNAPSHOT: &str = "/v1/snapshot";
@@ -540,6 +547,7 @@ mod tests {
                 route.handler,
                 Handler::ClusterSnapshot
                     | Handler::ClusterTransfer
+                    | Handler::RestartTurn
                     | Handler::ClusterInit
                     | Handler::ClusterJoin
                     | Handler::ClusterChange(_)

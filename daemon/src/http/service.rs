@@ -14,7 +14,7 @@ use super::router::{self, Errors, Found, Handler, ROUTES, Route, Writes};
 use super::upload::Upload;
 use super::{
     agent, autopilot, backup, batch, ca, cluster, health, join_token, kv, membership, metrics, openapi, operator, path,
-    reception, snapshot, status as consul_status, txn,
+    reception, snapshot, status as consul_status, turn, txn,
 };
 use flate2::{Compression, write::GzEncoder};
 use hyper::body::Incoming;
@@ -198,6 +198,7 @@ async fn dispatch(
         Handler::ClusterDigest => Box::pin(cluster::digest(context, ask)).await,
         Handler::ClusterSnapshot => Box::pin(cluster::snapshot(context, ask)).await,
         Handler::ClusterTransfer => Box::pin(cluster::transfer(context, ask, body)).await,
+        Handler::RestartTurn => Box::pin(turn::take(context, ask)).await,
         Handler::JoinTokenCreate => Box::pin(join_token::create(context, ask, body)).await,
         Handler::JoinTokenList => Box::pin(join_token::list(context, ask)).await,
         Handler::JoinTokenRevoke => Box::pin(join_token::revoke(context, ask)).await,

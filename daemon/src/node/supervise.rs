@@ -1,6 +1,7 @@
 //! What the service manager hears of this node, and when the node is ready.
 
 use crate::cluster::lobby::Lobby;
+use crate::cluster::turn;
 use crate::metrics::{Metrics, StorageMetrics, ThreadLabel};
 use crate::raft::{Consensus, Consistency};
 use crate::systemd::{Description, Latch, Supervisor, Verdict};
@@ -122,6 +123,10 @@ pub(super) async fn catch_up(consensus: Consensus, latch: Latch, stop: Cancellat
     }
     latch.met();
     tracing::info!(message_id = events::NODE_READY, "ready: a member that has caught up with its leader");
+    if let Some(Err(error)) = stop.run_until_cancelled(turn::give_back(&consensus)).await {
+        let error = telemetry::chain(&error);
+        tracing::warn!(%error, "others wait a moment longer for their turn to restart: this node could not tell that it is back");
+    }
 }
 
 /// From now on people read what the stop waits for.

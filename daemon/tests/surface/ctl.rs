@@ -475,3 +475,27 @@ fn a_node_may_restart_only_while_a_majority_is_well_without_it() {
     third.start();
     ctl.done(leader.http, "cluster can-restart --wait 30s");
 }
+
+#[test]
+fn of_two_nodes_that_want_to_restart_one_is_told_to_wait_until_the_other_is_back() {
+    let (cluster, ctl) = (Cluster::start(3), Ctl::new());
+    let [first, second] = [0, 1].map(|at| &cluster.nodes[cluster.followers()[at]]);
+    ctl.done(first.http, "cluster can-restart --hand-over --wait 20s");
+    // Asked again, it is still its turn.
+    ctl.done(first.http, "cluster can-restart --hand-over");
+    let output = ctl.run(second.http, "cluster can-restart --hand-over");
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains(&format!("it is the turn of {} to restart", first.name)), "{told}");
+    // Who only asks is not held up, and takes no turn.
+    ctl.done(second.http, "cluster can-restart --wait 20s");
+    first.terminate();
+    first.start();
+    wait_until("it gives its turn back when it is well again", || {
+        let output = ctl.run(second.http, "cluster can-restart --hand-over");
+        if output.status.success() { Ok(()) } else { Err(text(&output.stdout)) }
+    });
+    let output = ctl.run(first.http, "cluster can-restart --hand-over");
+    let told = text(&output.stdout);
+    assert!(told.contains(&format!("it is the turn of {} to restart", second.name)), "{told}");
+}
