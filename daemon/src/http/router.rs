@@ -266,12 +266,7 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
     ),
     cluster(Method::Put, TRANSFER, Handler::ClusterTransfer, TRANSFER_SUMMARY),
     cluster(Method::Post, TRANSFER, Handler::ClusterTransfer, TRANSFER_SUMMARY),
-    cluster(
-        Method::Post,
-        "/v1/cluster/restart-turn",
-        Handler::RestartTurn,
-        "Have no other node told that it may restart, for a moment or until the asked one is back",
-    ),
+    cluster(Method::Post, "/v1/cluster/restart-turn", Handler::RestartTurn, "Take the turn to restart"),
     cluster_write(Method::Post, Pattern::Exact(JOIN_TOKEN), Handler::JoinTokenCreate, "Make a join token"),
     Route {
         reads: Reads::Consistency,
