@@ -98,6 +98,9 @@ pub(crate) enum Command {
     /// Go on with one node when a majority is lost for good
     #[command(subcommand)]
     Recover(cmd::recover::Recover),
+    /// See how far a rolling upgrade is, and finalize it
+    #[command(subcommand)]
+    Upgrade(cmd::upgrade::Upgrade),
     /// Look for what is wrong with this host and its cluster, and tell what to do about it
     Doctor(cmd::doctor::Doctor),
     /// Tell whether the server is alive and ready

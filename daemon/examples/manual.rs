@@ -32,6 +32,7 @@ fn daemon() -> anyhow::Result<Vec<u8>> {
         ("1", "failed; starting again may help"),
         ("2", "the configuration is wrong"),
         ("3", "the node was removed from its cluster"),
+        ("5", "the log or the state holds what only a newer version understands: install it"),
         ("130", "stopped by a second signal"),
     ] {
         more.control("TP", []).text([bold(code)]).text([roman(meaning)]);

@@ -19,6 +19,8 @@ const FAILED: u8 = 1;
 const BAD_CONFIG: u8 = 2;
 /// The node was removed from its cluster, or left behind by a recovery: a restart would not help, nor find its place again.
 const REMOVED: u8 = 3;
+/// The log, a snapshot or the state holds what only a newer program understands: a restart would not help.
+const TOO_OLD: u8 = 5;
 
 fn main() -> ExitCode {
     // Usage errors end here, nothing is opened yet.
@@ -64,6 +66,7 @@ async fn run(loaded: Loaded, http: &Handle) -> ExitCode {
     let node = match Node::open(loaded) {
         Ok(node) => node,
         Err(error @ NodeError::LeftBehind { .. }) => return failed(&error, REMOVED),
+        Err(error) if error.needs_newer() => return failed(&error, TOO_OLD),
         Err(error) => return failed(&error, FAILED),
     };
     let running = match node.start(http, &stop, hangups).await {
@@ -89,6 +92,12 @@ async fn run(loaded: Loaded, http: &Handle) -> ExitCode {
             }
             tracing::error!(%reason, "this node was left behind and stops; to rejoin it has to start empty");
             ExitCode::from(REMOVED)
+        }
+        End::Newer { reason } => {
+            // Nothing is drained: what was met is committed, and this node cannot go past it.
+            let message_id = events::NEWER_NEEDED;
+            tracing::error!(message_id, %reason, "this program is too old for its cluster and stops; install the newer one");
+            ExitCode::from(TOO_OLD)
         }
         End::Failed { reason } => {
             // Nothing is drained: after a failed flush or a panic of the core nothing here can be trusted.

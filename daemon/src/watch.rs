@@ -147,6 +147,11 @@ impl Watches {
         self.shared.positions.advance(applied);
     }
 
+    /// Everybody who waits looks again, though nothing changed but what it may see.
+    pub fn wake_all(&self) {
+        self.shared.wake(self.applied(), &Changes { all: true, ..Changes::default() });
+    }
+
     /// The index last published.
     pub fn applied(&self) -> Index {
         Index::new(self.shared.positions.applied.load(Ordering::SeqCst))

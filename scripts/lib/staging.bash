@@ -4,6 +4,7 @@
 #   D/test-cluster   the mark: this cluster may be broken on purpose; and what it consists of, one NAME=VALUE a line
 #   D/bin/           the programs it runs: a copy, so that a new build does not change a running cluster
 #   D/nI.toml, D/nI.log, D/nI.pid, D/nI/   configuration, log, process and data of node I
+#   D/nI.bin/        other programs for node I alone, if it was given some
 #   D/nI.img         its disk, if it has one of its own
 
 self=scripts/${0##*/}
@@ -81,6 +82,9 @@ pid_of() {
   [[ -n $pid && $({ tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null) == *"--config $dir/n$1.toml "* ]] && echo "$pid"
 }
 
+# Where the programs of node number $1 are.
+bin_of() { if [[ -x $dir/n$1.bin/konsuld ]]; then echo "$dir/n$1.bin"; else echo "$bin"; fi; }
+
 uid_of() { echo $((FIRST_UID + $1)); }
 
 # Starts node number $1 so that it outlives this script; what else is given is put in front of its command line.
@@ -92,7 +96,7 @@ start_node() {
     as=(setpriv "--reuid=$(uid_of "$i")" "--regid=$(uid_of "$i")" --clear-groups)
   fi
   # konsuld refuses what begins with KONSUL_ and is no key of its: who tests may have set such things.
-  setsid "${clean[@]}" "${as[@]}" "$@" "$bin/konsuld" --config "$dir/n$i.toml" >>"$dir/n$i.log" 2>&1 </dev/null 3>&- &
+  setsid "${clean[@]}" "${as[@]}" "$@" "$(bin_of "$i")/konsuld" --config "$dir/n$i.toml" >>"$dir/n$i.log" 2>&1 </dev/null 3>&- &
   echo "$!" >"$dir/n$i.pid"
   disown
 }

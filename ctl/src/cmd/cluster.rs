@@ -1,5 +1,6 @@
 //! `konsulctl cluster`: what Consul's API does not tell.
 
+use super::compare;
 use super::membership::{self, Change};
 use super::restart;
 use super::snapshot::{self as cmd_snapshot, Konsuld, Restore, RestoreHow, Save, Snapshot};
@@ -111,6 +112,8 @@ pub(crate) enum Cluster {
         #[arg(long, value_name = "N")]
         index: Option<u64>,
     },
+    /// Compare the states of all members now; exit code 1 if they are not all known and the same
+    Compare,
     /// Make a token with which nodes join
     GenerateToken(token::Generate),
     /// List the tokens, without their secrets
@@ -169,6 +172,7 @@ pub(crate) async fn run(cluster: Cluster, context: &Context) -> anyhow::Result<E
         Cluster::Promote { node } => membership::run(Change::Promote, Some(node), false, context).await,
         Cluster::Demote { node, force } => membership::run(Change::Demote, Some(node), force.force, context).await,
         Cluster::Digest { index } => digest(index, context).await,
+        Cluster::Compare => compare::run(context).await,
         Cluster::GenerateToken(args) => token::generate(&args, context).await,
         Cluster::Tokens => token::list(context).await,
         Cluster::RevokeToken(args) => token::revoke(&args, context).await,
@@ -252,6 +256,9 @@ fn head(status: &ClusterStatus) -> String {
     pairs.extend(node.warnings.iter().map(|warning| ("Warning", warning.clone())));
     if let Some(reason) = &node.read_only {
         pairs.push(("Read only", reason.clone()));
+    }
+    if let Some(reason) = &node.fenced {
+        pairs.push(("Fenced", reason.clone()));
     }
     output::fields(&pairs)
 }

@@ -5,6 +5,7 @@ pub(crate) mod autopilot;
 pub(crate) mod bench;
 pub(crate) mod ca;
 pub(crate) mod cluster;
+pub(crate) mod compare;
 pub(crate) mod coverage;
 pub(crate) mod docs;
 pub(crate) mod doctor;
@@ -19,6 +20,7 @@ pub(crate) mod snapshot;
 pub(crate) mod tls;
 pub(crate) mod token;
 pub(crate) mod txn;
+pub(crate) mod upgrade;
 
 use crate::{Context, args::Command, exit::Exit};
 
@@ -33,6 +35,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> anyhow::Result<E
         Command::Audit(audit) => audit::run(&audit, context).await,
         Command::Autopilot(autopilot) => autopilot::run(autopilot, context).await,
         Command::Operator(operator) => operator::run(operator, context).await,
+        Command::Upgrade(upgrade) => upgrade::run(upgrade, context).await,
         Command::Recover(recover) => recover::run(recover, context),
         Command::Snapshot(snapshot) => snapshot::run(snapshot, context).await,
         Command::Health(health) => node::run_health(&health, context).await,

@@ -449,6 +449,7 @@ fn status(state: &State, address: SocketAddr) -> ClusterStatus {
             snapshot_index: 0,
             last_contact_ms: None,
             read_only: None,
+            fenced: None,
             certificate: Some(OwnCertificate {
                 not_before: "2026-01-01T00:00:00.000Z".to_owned(),
                 not_after: "2026-01-04T00:00:00.000Z".to_owned(),

@@ -62,6 +62,9 @@ pub struct NodeStatus {
     pub last_contact_ms: Option<u64>,
     /// Why the node accepts no writes, if so.
     pub read_only: Option<String>,
+    /// Why the node answers nobody, if so: its state is not the one that a majority holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<String>,
     /// Its certificate for other nodes; `null`: it has none.
     #[serde(default)]
     pub certificate: Option<OwnCertificate>,
@@ -236,6 +239,39 @@ pub struct DigestAnswer {
     pub index: u64,
     /// SHA-256 over every record, hex.
     pub digest: String,
+}
+
+/// `POST /v1/cluster/compare`: the states of all members at one log index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompareAnswer {
+    /// Where in the log they were compared.
+    pub index: u64,
+    /// When.
+    pub at: String,
+    /// All that are known are the same.
+    pub same: bool,
+    /// The digest that a majority of the voters holds; `null`: none has a majority.
+    pub agreed: Option<String>,
+    /// Every member.
+    pub members: Vec<ComparedMember>,
+}
+
+/// One member in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComparedMember {
+    /// Raft node id.
+    pub id: u64,
+    /// Configured name.
+    pub name: String,
+    /// Whether it counts for the majority.
+    pub voter: bool,
+    /// SHA-256 over every record, hex; `null`: it did not tell.
+    pub digest: Option<String>,
+    /// Why it did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// It is fenced, and answers nobody.
+    pub fenced: bool,
 }
 
 /// An error of Konsul's own endpoints.

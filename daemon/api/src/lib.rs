@@ -22,3 +22,4 @@ pub mod recover;
 pub mod time;
 pub mod token;
 pub mod txn;
+pub mod upgrade;

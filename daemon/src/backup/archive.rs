@@ -98,7 +98,9 @@ impl ArchiveError {
             ArchiveError::Header { .. } => ArchiveFault::Unsupported,
             ArchiveError::Read { .. } | ArchiveError::Scratch { .. } => ArchiveFault::Host,
             ArchiveError::Load { source } => match source {
-                StateError::UnknownTable { .. } | StateError::Format { .. } => ArchiveFault::Unsupported,
+                StateError::UnknownTable { .. } | StateError::Format { .. } | StateError::Version { .. } => {
+                    ArchiveFault::Unsupported
+                }
                 StateError::Record { .. } | StateError::Order { .. } | StateError::Command { .. } => {
                     ArchiveFault::Damaged
                 }

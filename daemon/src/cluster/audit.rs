@@ -37,6 +37,10 @@ pub mod event {
     pub const MEMBER_REMOVE: &str = "member.remove";
     pub const MEMBER_PROMOTE: &str = "member.promote";
     pub const MEMBER_DEMOTE: &str = "member.demote";
+    /// A node's state is not the one that the majority holds: it is fenced.
+    pub const STATE_DIFFERS: &str = "state.differs";
+    /// The cluster version was raised.
+    pub const CLUSTER_UPGRADE: &str = "cluster.upgrade";
     pub const PEER_REFUSED: &str = "peer.refused";
     /// Sums up what was left out of the audit.
     pub const AUDIT: &str = "audit";

@@ -124,6 +124,10 @@ pub(super) const KEYS: &[Key] = &[
     key("raft.hold", millis(0, 60_000), Preset::Is("\"7s\""),
         &["A request is held this long while there is no leader, and while a member that was restarted is none again.",
           "Not longer than `propose_timeout`."]),
+    key("raft.compare_interval", millis(0, 30 * 24 * 3_600_000), Preset::Is("\"10m\""),
+        &["The leader has the states of all nodes compared this often, which takes each of them a third of a second per",
+          "million keys, beside its work. One that deviates from the majority is fenced: it answers nobody until it is well",
+          "again. \"0s\": only when `konsulctl cluster compare` asks for it."]),
 
     key("peer.listen", Kind::Address, Preset::Is("\"0.0.0.0:8300\""),
         &["Where other nodes connect. Not opened on a single node without `cluster.peers`."]),

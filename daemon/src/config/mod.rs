@@ -80,6 +80,8 @@ pub struct RaftSection {
     pub inflight_bytes_max: u64,
     pub propose_timeout: Duration,
     pub hold: Duration,
+    /// Zero: never by itself.
+    pub compare_interval: Duration,
 }
 
 /// `heartbeat * 2 <= election_min <= election_max`.

@@ -344,6 +344,7 @@ impl Check<'_> {
             inflight_bytes_max: self.number("raft.inflight_bytes_max"),
             propose_timeout: self.duration("raft.propose_timeout"),
             hold: self.duration("raft.hold"),
+            compare_interval: self.duration("raft.compare_interval"),
         };
         if raft.hold > raft.propose_timeout {
             let text = format!(

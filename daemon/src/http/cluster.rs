@@ -7,7 +7,7 @@ use super::error::ApiError;
 use super::upload::{self, Limit, Upload};
 use crate::cluster::identity::Papers;
 use crate::cluster::lobby::Doing;
-use crate::raft::{self, Consistency};
+use crate::raft;
 use hyper::Response;
 use konsul_api::ca::OwnCertificate;
 use konsul_api::cluster::{
@@ -58,8 +58,8 @@ pub(super) async fn digest(context: &Context, ask: &Ask<'_>) -> Result<Response<
             return Err(ApiError::NotInTime { text });
         }
     }
-    let permit = consensus.permit(Consistency::Stale).await?;
-    let view = consensus.view(&permit)?;
+    // Of a node that is fenced as well: what it holds shall be known, not believed.
+    let view = consensus.state().view()?;
     // Reads everything: not on a thread that serves others.
     let digested = context.tasks.spawn_blocking(move || {
         let index = view.applied()?;
@@ -125,6 +125,7 @@ pub(super) fn node_only(name: &str, doing: Doing, listening: &[Listening]) -> Cl
             snapshot_index: 0,
             last_contact_ms: None,
             read_only: None,
+            fenced: None,
             certificate: None,
             warnings: Vec::new(),
             waiting: Some(doing.what),
@@ -186,6 +187,7 @@ fn of_raft(status: raft::Status) -> ClusterStatus {
             snapshot_index: status.snapshot_index,
             last_contact_ms: if leads { Some(0) } else { status.contact.since_heard.map(millis) },
             read_only: status.read_only,
+            fenced: status.fenced,
             certificate: None,
             warnings: Vec::new(),
             waiting: None,
@@ -277,6 +279,7 @@ mod tests {
             membership_index: 5,
             members,
             read_only: None,
+            fenced: None,
         }
     }
 

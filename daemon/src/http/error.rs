@@ -5,7 +5,7 @@
 
 use super::body::Body;
 use super::headers::{self, value};
-use crate::raft::{MembershipError, ProposeError, ReadError, TransferError};
+use crate::raft::{CompareError, MembershipError, ProposeError, ReadError, TransferError};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use konsul_api::cluster::ErrorAnswer;
@@ -83,6 +83,8 @@ pub(super) enum ApiError {
     Transfer(TransferError),
     #[error("{0}")]
     Membership(MembershipError),
+    #[error("{0}")]
+    Compare(CompareError),
     #[error(
         "too many requests from {client}: {per_second} per second are allowed in the long run; ask again in {wait_s} s and less often, or have `http.rate_per_client` raised or this network named in `http.rate_exempt`"
     )]
@@ -101,7 +103,9 @@ const NO_LEADER: &str = "No cluster leader";
 fn read_text(error: &ReadError) -> String {
     match error {
         ReadError::NoLeader { .. } => NO_LEADER.to_owned(),
-        ReadError::Behind { .. } | ReadError::State { .. } | ReadError::Stopping => error.to_string(),
+        ReadError::Behind { .. } | ReadError::State { .. } | ReadError::Stopping | ReadError::Fenced { .. } => {
+            error.to_string()
+        }
     }
 }
 
@@ -167,7 +171,9 @@ impl ApiError {
             ApiError::NoCluster { .. } => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Read(error) => match error {
                 ReadError::NoLeader { .. } | ReadError::State { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-                ReadError::Behind { .. } | ReadError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+                ReadError::Behind { .. } | ReadError::Stopping | ReadError::Fenced { .. } => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
             },
             ApiError::Propose(error) => match error {
                 ProposeError::NoLeader { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -190,6 +196,11 @@ impl ApiError {
                 MembershipError::Refused { .. } => StatusCode::CONFLICT,
                 MembershipError::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
                 MembershipError::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            ApiError::Compare(error) => match error {
+                CompareError::NoLeader => StatusCode::SERVICE_UNAVAILABLE,
+                CompareError::Version { .. } => StatusCode::CONFLICT,
+                CompareError::Propose(_) | CompareError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
             ApiError::Waiters { .. } | ApiError::TooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
             ApiError::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,

@@ -15,6 +15,7 @@ mod body;
 mod ca;
 mod client;
 mod cluster;
+mod compare;
 mod config;
 mod connection;
 mod context;
@@ -42,6 +43,7 @@ mod state_file;
 mod status;
 mod turn;
 mod txn;
+mod upgrade;
 mod upload;
 
 pub use admin::{AdminSocketError, bind as bind_admin_socket};

@@ -67,6 +67,9 @@ pub(super) enum Handler {
     ClusterLeader,
     ClusterPeers,
     ClusterDigest,
+    ClusterCompare,
+    UpgradeStatus,
+    UpgradeFinalize,
     ClusterSnapshot,
     ClusterTransfer,
     RestartTurn,
@@ -231,6 +234,7 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
         reads: Reads::Index,
         ..cluster(Method::Get, "/v1/cluster/digest", Handler::ClusterDigest, "A hash of the replicated state")
     },
+    cluster(Method::Post, "/v1/cluster/compare", Handler::ClusterCompare, COMPARE_SUMMARY),
     cluster(Method::Put, CLUSTER_SNAPSHOT, Handler::ClusterSnapshot, CLUSTER_SNAPSHOT_SUMMARY),
     cluster(Method::Post, CLUSTER_SNAPSHOT, Handler::ClusterSnapshot, CLUSTER_SNAPSHOT_SUMMARY),
     Route {
@@ -283,6 +287,8 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
         params: &[LIMIT, AFTER, PRETTY],
         ..cluster(Method::Get, "/v1/cluster/audit", Handler::Audit, "Who did what to the cluster, oldest first")
     },
+    cluster(Method::Get, UPGRADE, Handler::UpgradeStatus, "What every member runs, and whether an upgrade is complete"),
+    cluster_write(Method::Post, Pattern::Exact(UPGRADE), Handler::UpgradeFinalize, FINALIZE_SUMMARY),
     cluster(Method::Get, "/v1/cluster/ca", Handler::CaStatus, "The cluster's own authority"),
     cluster_write(
         Method::Post,
@@ -365,10 +371,13 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
     read(Pattern::Exact("/"), Handler::Root, Reads::Nothing, "A greeting"),
 ];
 
-const ROUTE_COUNT: usize = 48;
+const ROUTE_COUNT: usize = 51;
 const BATCH: &str = "/v1/batch";
 const BATCH_SUMMARY: &str = "Many key/value writes in one log entry";
 const SNAPSHOT: &str = "/v1/snapshot";
+const COMPARE_SUMMARY: &str = "Compare the states of all members now; one that deviates from the majority is fenced";
+const UPGRADE: &str = "/v1/cluster/upgrade";
+const FINALIZE_SUMMARY: &str = "Raise the cluster version to what all members understand";
 const CLUSTER_SNAPSHOT: &str = "/v1/cluster/snapshot";
 const CLUSTER_SNAPSHOT_SUMMARY: &str =
     "Build a snapshot of this node's state for itself, so that its log can be purged";
@@ -510,88 +519,4 @@ pub(super) fn find<'p>(method: &HttpMethod, path: &'p [u8]) -> Found<'p> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn found(method: &str, path: &'static str) -> Found<'static> {
-        find(&HttpMethod::from_bytes(method.as_bytes()).unwrap(), path.as_bytes())
-    }
-
-    /// A path that the pattern matches.
-    fn example(route: &Route) -> String {
-        route.template().replace("{key}", "some/key").replace("{id}", "abcdefg2")
-    }
-
-    #[test]
-    fn no_two_routes_answer_the_same_request() {
-        for (at, route) in ROUTES.iter().enumerate() {
-            let path = example(route);
-            let matching: Vec<usize> = (0..ROUTES.len())
-                .filter(|n| ROUTES[*n].method == route.method && ROUTES[*n].pattern.rest(path.as_bytes()).is_some())
-                .collect();
-            assert_eq!(matching, [at], "{} {path}", route.method.name());
-        }
-    }
-
-    #[test]
-    fn every_route_that_is_not_a_get_says_whether_it_writes() {
-        for route in &ROUTES {
-            let name = format!("{} {}", route.method.name(), route.template());
-            // These act on the cluster or on the node, not on replicated state, and work on every node.
-            let acts_here = matches!(
-                route.handler,
-                Handler::ClusterSnapshot
-                    | Handler::ClusterTransfer
-                    | Handler::RestartTurn
-                    | Handler::ClusterInit
-                    | Handler::ClusterJoin
-                    | Handler::ClusterChange(_)
-                    | Handler::RaftRemovePeer
-                    | Handler::RaftTransferLeader
-            );
-            match route.method {
-                Method::Get => assert_eq!(route.writes, Writes::No, "{name}"),
-                Method::Put | Method::Post | Method::Delete => {
-                    assert_eq!(route.writes == Writes::No, acts_here, "{name}");
-                }
-            }
-            if route.writes != Writes::No {
-                let redirect = route.params.iter().any(|param| param.name == REDIRECT.name);
-                assert!(redirect, "{name} can be redirected and does not say so");
-            }
-        }
-    }
-
-    #[test]
-    fn keys_are_whatever_follows_the_prefix() {
-        assert_eq!(found("GET", "/v1/kv/a/b"), Found::Route { at: 0, rest: b"a/b" });
-        assert_eq!(found("GET", "/v1/kv/"), Found::Route { at: 0, rest: b"" });
-        assert_eq!(found("PUT", "/v1/kv"), Found::Slash);
-        assert_eq!(found("GET", "/v1/session/list"), Found::Unknown);
-        assert_eq!(found("GET", "/v1/txn/"), Found::Unknown);
-    }
-
-    #[test]
-    fn a_wrong_method_is_told_the_right_ones_in_order() {
-        let allow = || "OPTIONS,GET,PUT,DELETE".to_owned();
-        for method in ["POST", "PATCH", "HEAD"] {
-            assert_eq!(found(method, "/v1/kv/a"), Found::OtherMethod { allow: allow(), errors: Errors::Text });
-        }
-        assert_eq!(found("OPTIONS", "/v1/kv/a"), Found::Options { allow: allow() });
-        let txn = Found::OtherMethod { allow: "OPTIONS,PUT".to_owned(), errors: Errors::Text };
-        assert_eq!(found("POST", "/v1/txn"), txn);
-    }
-
-    #[test]
-    fn the_cluster_has_two_names() {
-        for path in ["/v1/cluster/status", "/cluster/status"] {
-            let Found::Route { at, .. } = found("GET", path) else { panic!("{path} is not found") };
-            assert_eq!(ROUTES[at].handler, Handler::ClusterStatus);
-        }
-        for path in ["/v1/cluster/join-token/abcdefg2", "/cluster/join-token/abcdefg2"] {
-            let Found::Route { at, rest: b"abcdefg2" } = found("DELETE", path) else { panic!("{path} is not found") };
-            assert_eq!(ROUTES[at].handler, Handler::JoinTokenRevoke);
-        }
-        assert_eq!(found("GET", "/txn"), Found::Unknown);
-    }
-}
+mod tests;

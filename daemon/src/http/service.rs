@@ -13,8 +13,8 @@ use super::reception::{GREETING, Own};
 use super::router::{self, Errors, Found, Handler, ROUTES, Route, Writes};
 use super::upload::Upload;
 use super::{
-    agent, autopilot, backup, batch, ca, cluster, health, join_token, kv, membership, metrics, openapi, operator, path,
-    reception, snapshot, status as consul_status, turn, txn,
+    agent, autopilot, backup, batch, ca, cluster, compare, health, join_token, kv, membership, metrics, openapi,
+    operator, path, reception, snapshot, status as consul_status, turn, txn, upgrade,
 };
 use flate2::{Compression, write::GzEncoder};
 use hyper::body::Incoming;
@@ -196,6 +196,9 @@ async fn dispatch(
         Handler::ClusterLeader => cluster::leader(context, ask),
         Handler::ClusterPeers => Ok(cluster::peers(context, ask)),
         Handler::ClusterDigest => Box::pin(cluster::digest(context, ask)).await,
+        Handler::ClusterCompare => Box::pin(compare::compare(context, ask)).await,
+        Handler::UpgradeStatus => Box::pin(upgrade::status(context, ask)).await,
+        Handler::UpgradeFinalize => Box::pin(upgrade::finalize(context, ask)).await,
         Handler::ClusterSnapshot => Box::pin(cluster::snapshot(context, ask)).await,
         Handler::ClusterTransfer => Box::pin(cluster::transfer(context, ask, body)).await,
         Handler::RestartTurn => Box::pin(turn::take(context, ask)).await,

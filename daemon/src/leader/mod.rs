@@ -6,6 +6,7 @@
 
 mod autopilot;
 mod ca;
+mod comparison;
 
 pub use autopilot::{Report, ServerReport};
 
@@ -27,6 +28,8 @@ pub struct LeaderDeps {
     pub clock: Clock,
     /// Voters that the configuration names; 0: none.
     pub seats: usize,
+    /// How often the states of the members are compared; `None`: only when somebody asks for it.
+    pub compare_every: Option<Duration>,
     /// The cluster's own authority; `None`: its nodes use certificates that people bring, or none.
     pub authority: Option<Authority>,
 }
@@ -48,6 +51,7 @@ impl LeaderTerm {
         let term = LeaderTerm { deps, term, stop: CancellationToken::new(), tasks: TaskTracker::new() };
         tracing::info!(term = term.term, "this node leads: its duties begin");
         term.tasks.spawn(autopilot::run(term.deps.clone(), term.term, term.stop.clone()));
+        term.tasks.spawn(comparison::run(term.deps.clone(), term.stop.clone()));
         if let Some(authority) = term.deps.authority.clone() {
             term.tasks.spawn(ca::run(authority, term.stop.clone()));
         }

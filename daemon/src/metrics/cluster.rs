@@ -12,6 +12,7 @@ pub struct ClusterMetrics {
     pub audit_suppressed: Counter,
     pub audit_lost: Counter,
     pub recovery_epoch: Gauge,
+    pub version: Gauge,
     joins: Family<OneLabel, Counter>,
 }
 
@@ -64,7 +65,7 @@ impl JoinMetric {
 impl ClusterMetrics {
     #[rustfmt::skip]
     pub(super) fn new(registry: &mut Registry) -> ClusterMetrics {
-        let cluster = ClusterMetrics { audit_suppressed: Counter::default(), audit_lost: Counter::default(), recovery_epoch: Gauge::default(), joins: Family::default() };
+        let cluster = ClusterMetrics { audit_suppressed: Counter::default(), audit_lost: Counter::default(), recovery_epoch: Gauge::default(), version: Gauge::default(), joins: Family::default() };
         // A series that appears with its first event has no zero before it, and `rate()` misses that event.
         for result in JoinMetric::ALL {
             drop(cluster.joins.get_or_create(&[("result", result.word())]));
@@ -73,6 +74,7 @@ impl ClusterMetrics {
         registry.register("audit_suppressed", "Refused attempts to join without a row of their own in the audit; a rise means somebody tries often", cluster.audit_suppressed.clone());
         registry.register("audit_lost", "Events that are in this node's log only, because the audit could not be written for long", cluster.audit_lost.clone());
         registry.register("recovery_epoch", "How often the cluster was recovered by force, as this node knows; a rise means somebody went on with one node", cluster.recovery_epoch.clone());
+        registry.register("cluster_version", "The cluster version, as this node has applied it; lower than what all programs understand means an upgrade that nobody finalized", cluster.version.clone());
         cluster
     }
 

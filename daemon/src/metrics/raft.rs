@@ -21,6 +21,12 @@ pub struct RaftMetrics {
     pub applied_index: Gauge,
     pub snapshot_index: Gauge,
     pub has_quorum: Gauge,
+    /// Comparisons, made by this node as the leader, in which states differed.
+    pub state_digest_mismatch: Counter,
+    /// Log index of the newest digest that this node took of its state.
+    pub state_digest_index: Gauge,
+    /// 1 while this node answers nobody.
+    pub fenced: Gauge,
     /// Milliseconds from proposal to applied.
     pub apply_latency_ms: Histogram,
     /// Observed by the leader.
@@ -78,6 +84,8 @@ pub struct Applied {
     pub audit: Counter,
     pub record: Counter,
     pub retire: Counter,
+    pub check_point: Counter,
+    pub upgrade: Counter,
 }
 
 /// A member by its node id.
@@ -148,6 +156,8 @@ impl Applied {
             audit: counter("audit"),
             record: counter("record"),
             retire: counter("retire"),
+            check_point: counter("check_point"),
+            upgrade: counter("upgrade"),
         }
     }
 }
@@ -222,6 +232,9 @@ impl RaftMetrics {
             replication_lag_seconds: PeerGauges::default(),
             last_contact_seconds: PeerGauges::default(),
             has_quorum: Gauge::default(),
+            state_digest_mismatch: Counter::default(),
+            state_digest_index: Gauge::default(),
+            fenced: Gauge::default(),
             apply_latency_ms: latency_ms(),
             group_commands: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]),
             fsm_pending: Gauge::default(),
@@ -255,6 +268,9 @@ impl RaftMetrics {
         registry.register("raft_leader_changes", "Changes of leader seen by this node; a rise means failed nodes or slow disks or network", self.leader_changes.clone());
         registry.register("raft_elections", "Candidacies of this node by outcome; a rise of lost means that it stands for election without a majority to hear it", self.elections.clone());
         registry.register("raft_has_quorum", "1 while a majority acknowledged the leader within a lease; 0 means no writes", self.has_quorum.clone());
+        registry.register("raft_state_digest_mismatch", "Comparisons by this node, as the leader, in which the members' states differed; any rise means that data is damaged on one of them", self.state_digest_mismatch.clone());
+        registry.register("raft_state_digest_index", "Log index at which this node last took the digest of its state; it stands still if states are not compared", self.state_digest_index.clone());
+        registry.register("raft_fenced", "1 while this node answers nobody, because its state is not the one that a majority holds", self.fenced.clone());
         registry.register("raft_last_contact_seconds", "Since the peer last answered the leader; above the heartbeat means it is slow or gone", self.last_contact_seconds.family.clone());
     }
 

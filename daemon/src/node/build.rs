@@ -149,6 +149,7 @@ pub(super) fn duties(
         audit: audit.clone(),
         clock,
         seats,
+        compare_every: Some(config.raft.compare_interval).filter(|every| !every.is_zero()),
         authority: authority.cloned(),
     }
 }

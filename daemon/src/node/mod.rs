@@ -88,6 +88,8 @@ pub enum End {
     Removed { reason: String },
     /// Its cluster was recovered and went on without it; it must not answer anybody any more.
     LeftBehind { reason: String },
+    /// The log or a snapshot holds what only a newer program understands; nothing of it was applied.
+    Newer { reason: String },
 }
 
 /// A node that cannot start.
@@ -187,6 +189,13 @@ pub enum TokenFileError {
     Read(#[from] io::Error),
     #[error(transparent)]
     Bad(#[from] BadToken),
+}
+
+impl NodeError {
+    /// Whether no more is wrong than that this program is too old for the data; then a restart does not help.
+    pub fn needs_newer(&self) -> bool {
+        storage::needs_newer(self).is_some()
+    }
 }
 
 impl Node {
@@ -396,7 +405,10 @@ impl Running {
     pub async fn until_stopped(&self, stop: &CancellationToken) -> End {
         tokio::select! {
             () = stop.cancelled() => End::Asked,
-            reason = self.consensus.failure() => End::Failed { reason },
+            reason = self.consensus.failure() => match self.consensus.newer() {
+                Some(reason) => End::Newer { reason },
+                None => End::Failed { reason },
+            },
             reason = self.consensus.departure() => {
                 if self.consensus.is_left_behind() { End::LeftBehind { reason } } else { End::Removed { reason } }
             }

@@ -103,7 +103,11 @@ impl Sight {
             (None, Some(lobby)) => format!("in no cluster yet: {}", lobby.doing().what),
             (None, None) => "starting".to_owned(),
         };
-        let waits_for_others = self.consensus.get().is_none() && self.lobby.get().is_some();
+        // A fenced node is waited for by nobody: people have to act.
+        let waits_for_others = match self.consensus.get() {
+            Some(consensus) => consensus.fenced().is_some(),
+            None => self.lobby.get().is_some(),
+        };
         Description { status, progress: read, waits_for_others }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A version leads every message; the errors are our own, never openraft's.
 
+use super::examined::{Comparison, Examined, Verdict};
 use super::membership::{Done, MembershipDone, MembershipError, MembershipOp, MembershipRequest, Standing};
 use super::{Committed, Consistency, ProposeError};
 use crate::raft_types::NodeInfo;
@@ -26,6 +27,12 @@ pub(super) enum Request<'a> {
     Greet { info: NodeInfo },
     /// What the leader's autopilot published last.
     Report,
+    /// What the node tells of its state and its program.
+    Examine,
+    /// What a majority of the voters holds at a check point.
+    Judge { verdict: Verdict },
+    /// Compare the states of all members now.
+    Compare,
     /// Not for consensus: for the [`super::MemberService`].
     Member { request: &'a [u8] },
 }
@@ -47,6 +54,12 @@ pub(super) enum Answer {
     NotChanged(MembershipError),
     Greeted(Standing),
     Report(Bytes),
+    Examined(Examined),
+    /// Whether the node is fenced.
+    Judged(bool),
+    Compared(Comparison),
+    /// And why.
+    NotCompared(String),
     /// What the member service answered.
     Member(Bytes),
 }
@@ -84,6 +97,12 @@ impl<'a> Request<'a> {
                 codec::put_node(&mut out, info);
             }
             Request::Report => out.u8(18),
+            Request::Examine => out.u8(19),
+            Request::Judge { verdict } => {
+                out.u8(20);
+                verdict.put(&mut out);
+            }
+            Request::Compare => out.u8(21),
             Request::Member { request } => {
                 out.u8(3);
                 out.raw(request);
@@ -107,7 +126,10 @@ impl<'a> Request<'a> {
             16 => Ok(Request::Change { request: request(&mut from)? }),
             17 => Ok(Request::Greet { info: codec::node(&mut from)? }),
             18 => Ok(Request::Report),
-            found => Err(DecodeError::Unknown { what: "request kind", found: found.into(), known: 18 }),
+            19 => Ok(Request::Examine),
+            20 => Ok(Request::Judge { verdict: Verdict::read(&mut from)? }),
+            21 => Ok(Request::Compare),
+            found => Err(DecodeError::Unknown { what: "request kind", found: found.into(), known: 21 }),
         }
     }
 }
@@ -156,6 +178,22 @@ impl Answer {
                 out.u8(19);
                 out.raw(report);
             }
+            Answer::Examined(examined) => {
+                out.u8(20);
+                examined.put(&mut out);
+            }
+            Answer::Judged(fenced) => {
+                out.u8(21);
+                out.bool(*fenced);
+            }
+            Answer::Compared(comparison) => {
+                out.u8(22);
+                comparison.put(&mut out);
+            }
+            Answer::NotCompared(why) => {
+                out.u8(23);
+                out.str(why);
+            }
             Answer::Member(answer) => {
                 out.u8(6);
                 out.raw(answer);
@@ -186,8 +224,12 @@ impl Answer {
                 found => return Err(unknown("standing", found, 2)),
             })),
             19 => Ok(Answer::Report(Bytes::copy_from_slice(from.rest()))),
+            20 => Ok(Answer::Examined(Examined::read(&mut from)?)),
+            21 => Ok(Answer::Judged(from.bool("fenced")?)),
+            22 => Ok(Answer::Compared(Comparison::read(&mut from)?)),
+            23 => Ok(Answer::NotCompared(from.str("reason")?.to_owned())),
             6 => Ok(Answer::Member(Bytes::copy_from_slice(from.rest()))),
-            found => Err(DecodeError::Unknown { what: "answer kind", found: found.into(), known: 19 }),
+            found => Err(DecodeError::Unknown { what: "answer kind", found: found.into(), known: 23 }),
         }
     }
 }
@@ -332,7 +374,10 @@ fn error(from: &mut Reader<'_>) -> Result<ProposeError, DecodeError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::examined::{Compared, Soundness};
     use super::*;
+    use crate::storage::Taken;
+    use konsul_state::Digest;
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -376,6 +421,36 @@ mod tests {
             (Answer::Greeted(Standing::Stranger), "011201"),
             (Answer::Greeted(Standing::Gone), "011202"),
             (Answer::Report(Bytes::from_static(b"r")), "011372"),
+        ];
+        for (answer, bytes) in table {
+            let encoded = answer.encode();
+            assert_eq!(hex(&encoded), bytes.replace(' ', ""), "{answer:?}");
+            assert_eq!(Answer::decode(&encoded), Ok(answer));
+        }
+    }
+
+    #[test]
+    fn messages_about_states_keep_their_bytes() {
+        let at = |byte| Taken { index: Index::new(300), digest: Digest([byte; 32]) };
+        let (digest, other) = ("07".repeat(32), "08".repeat(32));
+        let request = Request::Judge { verdict: Verdict { at: at(7), agree: 2, voters: 3 } };
+        assert_eq!(hex(&request.encode()), format!("0114ac02{digest}0203"));
+        for (request, bytes) in [(Request::Examine, "0113"), (Request::Compare, "0115")] {
+            assert_eq!(hex(&request.encode()), bytes);
+            assert_eq!(Request::decode(&request.encode()), Ok(request));
+        }
+        assert_eq!(Request::decode(&request.encode()), Ok(request));
+        let examined =
+            |taken, standing| Answer::Examined(Examined { program: "1".into(), versions: (1, 2), taken, standing });
+        let compared = |name: &str, digest, fenced| Compared { id: 3, name: name.into(), voter: true, digest, fenced };
+        let members = vec![compared("c", Ok(Digest([8; 32])), true), compared("d", Err("w".to_owned()), false)];
+        let comparison = Comparison { index: Index::new(300), at_ms: 5, agreed: Some(Digest([7; 32])), members };
+        let table = [
+            (examined(None, Soundness::Sound), "01140131010200 00".to_owned()),
+            (examined(Some(at(7)), Soundness::Asks), format!("01140131010201ac02{digest}02")),
+            (Answer::Judged(true), "011501".to_owned()),
+            (Answer::Compared(comparison), format!("0116ac0205 01{digest} 02 0301630101{other}01 030164010001 7700")),
+            (Answer::NotCompared("w".into()), "01170177".to_owned()),
         ];
         for (answer, bytes) in table {
             let encoded = answer.encode();

@@ -1,5 +1,8 @@
 //! Committed or not; read allowed or not.  Knows nothing about: HTTP, JSON, sessions.
 
+mod comparison;
+mod examined;
+mod fence;
 mod forward;
 mod group;
 mod lag;
@@ -11,7 +14,10 @@ mod read;
 mod serve;
 mod status;
 mod tracker;
+mod upgrade;
 
+pub use comparison::{CompareError, NotExamined};
+pub use examined::{Compared, Comparison, Examined, Soundness};
 pub use members::{AskError, Asker, MemberService};
 pub use membership::{
     AdmitError, Change, ChangeError, Done, MemberSeen, MembershipDone, MembershipError, MembershipOp,
@@ -20,6 +26,7 @@ pub use membership::{
 pub use propose::{Committed, ProposeError};
 pub use read::{Consistency, ReadError, ReadPermit};
 pub use status::{Contact, MemberStatus, Peer, Role, SnapshotInfo, Status, node_uuid};
+pub use upgrade::{MemberProgram, Program, UpgradeError, UpgradeState};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -27,6 +34,7 @@ use crate::peer::Pool;
 use crate::raft_types::{NodeInfo, TypeConfig};
 use crate::storage::{Identity, Space, StateMachine, StateStore, Storage};
 use crate::systemd::{Pulse, Watched};
+use crate::telemetry::events;
 use crate::watch::Watches;
 use bytes::Bytes;
 use group::Grouper;
@@ -35,7 +43,7 @@ use openraft::error::{Fatal, InitializeError, RaftError};
 use openraft::{Config, ConfigError, SnapshotPolicy, StepDownPolicy};
 use propose::Budget;
 use read::Rounds;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -115,6 +123,16 @@ struct Inner {
     hints: HashMap<String, String>,
     /// One membership change at a time.
     changing: Semaphore,
+    /// One comparison of states at a time.
+    comparing: tokio::sync::Mutex<()>,
+    /// The last one that this node made as the leader.
+    compared: watch::Sender<Option<Comparison>>,
+    /// Members that are fenced, as the leader knows.
+    fenced_members: Mutex<BTreeSet<u64>>,
+    /// Fenced since before the start, and not compared since.
+    asks: AtomicBool,
+    /// The lease that this node may have granted before its start is over.
+    may_campaign: AtomicBool,
     /// Why this node belongs to the cluster no more.
     departed: watch::Sender<Option<String>>,
     /// It does because the cluster was recovered and went on without it.
@@ -204,6 +222,11 @@ impl Consensus {
             state.watches().publish(applied, &konsul_state::Changes::default());
         }
 
+        let fenced = storage.fence.why();
+        metrics.raft.fenced.set(u64::from(fenced.is_some()));
+        if let Some(why) = &fenced {
+            tracing::error!(message_id = events::NODE_FENCED, %why, "fenced since before the start");
+        }
         let (changed, leader_changes) = watch::channel(0);
         let consensus = Consensus {
             inner: Arc::new(Inner {
@@ -237,6 +260,11 @@ impl Consensus {
                 failed: watch::Sender::new(None),
                 hints: config.hints,
                 changing: Semaphore::new(1),
+                comparing: tokio::sync::Mutex::default(),
+                compared: watch::Sender::new(None),
+                fenced_members: Mutex::default(),
+                asks: AtomicBool::new(fenced.is_some()),
+                may_campaign: AtomicBool::new(false),
                 departed: watch::Sender::new(None),
                 left_behind: AtomicBool::new(false),
                 report: Mutex::default(),
@@ -288,6 +316,11 @@ impl Consensus {
         // The sender lives in `inner`, which `self` holds.
         let reason = failed.wait_for(Option::is_some).await.map(|reason| reason.clone());
         reason.ok().flatten().unwrap_or_else(|| "the raft core has gone".to_owned())
+    }
+
+    /// What this node met in the log or in a snapshot that only a newer program understands.
+    pub fn newer(&self) -> Option<String> {
+        self.inner.state.newer().map(str::to_owned)
     }
 
     /// Hands leadership over if this node leads and somebody can take it.

@@ -111,6 +111,8 @@ fn is_groupable(command: &Command<'_>, bytes: usize) -> bool {
         | Command::Audit(_)
         | Command::Record { .. }
         | Command::Retire { .. }
+        | Command::CheckPoint
+        | Command::Upgrade { .. }
         | Command::Group(_) => false,
     };
     kind && bytes <= MEMBER_BYTES_MAX
@@ -147,6 +149,9 @@ impl Consensus {
     async fn propose_encoded(&self, command: Bytes, groupable: bool) -> Result<Committed, ProposeError> {
         if self.has_departed() {
             return Err(ProposeError::Stopping);
+        }
+        if let Some(why) = self.fenced() {
+            return Err(ProposeError::ReadOnly { reason: format!("fenced: {why}") });
         }
         let share = self.inner.budget.take(command.len())?;
         if groupable {
@@ -195,7 +200,7 @@ impl Consensus {
     }
 
     /// On this node, as its leader.
-    async fn propose_here(&self, command: &Bytes) -> Tried {
+    pub(super) async fn propose_here(&self, command: &Bytes) -> Tried {
         if let Some(reason) = self.inner.space.read_only() {
             return Tried::Done(Err(ProposeError::ReadOnly { reason }));
         }
@@ -257,6 +262,10 @@ impl Consensus {
                 | Answer::NotChanged(_)
                 | Answer::Greeted(_)
                 | Answer::Report(_)
+                | Answer::Examined(_)
+                | Answer::Judged(_)
+                | Answer::Compared(_)
+                | Answer::NotCompared(_)
                 | Answer::Member(_),
             ) => Tried::Done(Err(unknown())),
             Err(error) => {
@@ -268,7 +277,8 @@ impl Consensus {
 
     /// A forwarded write: tried once here, because the follower holds and retries.
     pub(super) async fn propose_for_peer(&self, command: Bytes) -> Answer {
-        if !self.leads() {
+        // A leader that is fenced tells nobody what a command did: another one is about to lead.
+        if !self.leads() || self.is_fenced() {
             return Answer::NotLeader;
         }
         let _share = match self.inner.budget.take(command.len()) {
@@ -301,6 +311,8 @@ fn applied<'m>(counters: &'m Applied, command: &Command<'_>) -> &'m Counter {
         Command::Audit(_) => &counters.audit,
         Command::Record { .. } => &counters.record,
         Command::Retire { .. } => &counters.retire,
+        Command::CheckPoint => &counters.check_point,
+        Command::Upgrade { .. } => &counters.upgrade,
         // Counted by its members.
         Command::Group(_) => unreachable!("a group is made of proposals, it is none"),
     }

@@ -49,6 +49,9 @@ pub enum ReadError {
     /// This node is stopping.
     #[error("this node is stopping; send the request to another one")]
     Stopping,
+    /// The state of this node is not that of the others: it answers nobody.
+    #[error("this node is fenced: {why}; send the request to another one")]
+    Fenced { why: String },
 }
 
 /// Readers that wait for the next round of one kind.
@@ -86,6 +89,7 @@ impl Consensus {
     /// Permission to read; waits until this node may answer with this consistency, without a leader as long as
     /// `raft.hold` says.
     pub async fn permit(&self, consistency: Consistency) -> Result<ReadPermit, ReadError> {
+        self.unfenced()?;
         if consistency == Consistency::Stale {
             return Ok(ReadPermit { _gate: () });
         }
@@ -138,9 +142,16 @@ impl Consensus {
         }
     }
 
+    /// Whether the state may be shown at all.
+    pub(super) fn unfenced(&self) -> Result<(), ReadError> {
+        self.fenced().map_or(Ok(()), |why| Err(ReadError::Fenced { why }))
+    }
+
     /// One moment of the state, allowed by the permit.
     pub fn view(&self, permit: &ReadPermit) -> Result<View, ReadError> {
         let () = permit._gate;
+        // Again: a query may have waited since it was permitted.
+        self.unfenced()?;
         self.inner.state.view().map_err(|source| ReadError::State { source })
     }
 

@@ -43,6 +43,9 @@ impl Consensus {
     }
 
     fn may_vote(&self, request: &VoteRequest) -> Result<(), String> {
+        if let Some(why) = self.fenced() {
+            return Err(format!("fenced: {why}"));
+        }
         // A transfer is asked for by the old leader, which gave its lease up before.
         if request.leadership_transfer || self.inner.clock.now() >= self.inner.votes_from {
             return Ok(());
@@ -52,6 +55,9 @@ impl Consensus {
 
     /// The leader wants this node to take over.
     pub async fn take_over(&self, request: TransferLeaderRequest) -> Result<TransferLeaderResponse, String> {
+        if let Some(why) = self.fenced() {
+            return Err(format!("fenced: {why}"));
+        }
         self.inner.raft.handle_transfer_leader(request).await.map_err(|e| e.to_string())
     }
 
@@ -79,6 +85,9 @@ impl Consensus {
             Ok(Request::Change { request }) => self.serve_change(request).await,
             Ok(Request::Greet { info }) => self.greeted(from.node_id, info).await,
             Ok(Request::Report) => self.published_report().map_or(Answer::NotLeader, Answer::Report),
+            Ok(Request::Examine) => Answer::Examined(self.examined()),
+            Ok(Request::Judge { verdict }) => Answer::Judged(self.judged(&verdict).await),
+            Ok(Request::Compare) => self.compare_for_peer().await,
             Ok(Request::Member { request: inner }) => match others {
                 Some(others) => Answer::Member(others.answer(from, request.slice_ref(inner)).await),
                 None => Answer::Unreadable("this node serves no requests of members yet".to_owned()),

@@ -87,6 +87,8 @@ pub struct Status {
     pub membership_index: u64,
     /// Why this node takes no writes, if so ("disk full: …").
     pub read_only: Option<String>,
+    /// Why this node answers nobody, if so: its state is not that of the others.
+    pub fenced: Option<String>,
 }
 
 /// A snapshot of this node's state.
@@ -145,7 +147,8 @@ impl Status {
             None => format!(", {} entries behind", self.commit_index.saturating_sub(self.applied_index)),
         };
         let read_only = self.read_only.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
-        format!("{who}, term {}{lag}{read_only}", self.term)
+        let fenced = if self.fenced.is_some() { "; fenced: its state is not that of the others" } else { "" };
+        format!("{who}, term {}{lag}{read_only}{fenced}", self.term)
     }
 }
 
@@ -256,6 +259,7 @@ impl Consensus {
             leader,
             members,
             read_only: self.inner.space.read_only(),
+            fenced: self.fenced(),
         }
     }
 
@@ -282,11 +286,13 @@ impl Consensus {
             reasons.push(format!("the node is catching up: {behind} committed entries are not applied yet"));
         }
         reasons.extend(status.read_only);
+        reasons.extend(status.fenced.map(|why| format!("the node is fenced: {why}")));
         reasons
     }
 
     /// Builds a snapshot of this node's state now.
     pub async fn snapshot(&self) -> Result<SnapshotInfo, ReadError> {
+        self.unfenced()?;
         let applied = self.inner.raft.metrics().borrow_watched().last_applied.map_or(0, |id| id.index);
         let mut metrics = self.inner.raft.metrics();
         while metrics.borrow_watched().snapshot.map_or(0, |id| id.index) < applied {

@@ -9,6 +9,7 @@ use crate::raft_types::{LogId, TypeConfig};
 use crate::telemetry::events;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftMetrics, ReadPolicy, ServerState};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -153,11 +154,16 @@ impl Consensus {
         }
     }
 
+    /// Whether this node is the only voter.
+    pub(super) fn votes_alone(&self) -> bool {
+        Vote::of(&self.inner.raft.metrics().borrow_watched()) == Vote::Only
+    }
+
     /// A restarted voter has forgotten whom it promised not to campaign against: it waits one lease. And it may be left
     /// from before a recovery of the cluster: so it first speaks to every member that can be reached, and one of the new
     /// epoch would say so. A node that is the only voter promised nobody.
     async fn begin_to_campaign(self) {
-        let alone = Vote::of(&self.inner.raft.metrics().borrow_watched()) == Vote::Only;
+        let alone = self.votes_alone();
         if !alone {
             let all_heard = tokio::time::timeout(HEAR_ALL_MAX, self.hear_all());
             let lease = tokio::time::sleep(self.inner.config.lease);
@@ -169,7 +175,8 @@ impl Consensus {
                 return;
             }
         }
-        self.inner.raft.runtime_config().elect(true);
+        self.inner.may_campaign.store(true, Ordering::SeqCst);
+        self.campaign_as_due();
         if alone && let Err(error) = self.inner.raft.trigger().elect(false).await {
             tracing::error!(%error, "cannot campaign");
         }
@@ -219,6 +226,10 @@ impl Consensus {
     }
 
     async fn snapshot_if_due(&self, now: &RaftMetrics<TypeConfig>) {
+        if self.is_fenced() {
+            // A snapshot of a wrong state would take the place of one that may be right.
+            return;
+        }
         let applied = now.last_applied.map_or(0, |id| id.index);
         let covered = now.snapshot.map_or(0, |id| id.index);
         let keys = self.inner.state.view().and_then(|view| view.key_count()).unwrap_or(0);
@@ -264,11 +275,15 @@ impl Consensus {
         raft.commit_index.set(index(now.local_committed));
         raft.applied_index.set(index(now.last_applied));
         raft.snapshot_index.set(index(now.snapshot));
+        raft.state_digest_index.set(self.inner.state.newest_digest().map_or(0, |taken| taken.index.get()));
         raft.fsm_pending.set(index(now.local_committed).saturating_sub(index(now.last_applied)));
         raft.inflight_bytes.set(wide(self.inner.budget.in_flight()));
         raft.has_quorum.set(u64::from(self.contact().known_leader));
         raft.is_leader.set(u64::from(self.contact().is_leader));
         storage.log_size_bytes.set(self.inner.storage.log.file_bytes_used());
+        if let Ok(version) = self.cluster_version() {
+            self.inner.metrics.cluster.version.set(u64::from(version));
+        }
         let (used, map) = self.inner.state.usage();
         storage.map_used_bytes.set(used);
         storage.map_bytes.set(map);

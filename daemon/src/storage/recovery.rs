@@ -4,8 +4,10 @@
 //! may be trusted (see `generation`); otherwise it begins empty, and openraft fills it from the newest verified snapshot
 //! and the log: the same path by which a follower far behind is brought up to date, so it is exercised all the time.
 
+use super::check_point::CheckPoints;
 use super::codec;
 use super::env::{self, EnvError, EnvOptions};
+use super::fence::{FENCED, Fence};
 use super::generation::{Distrust, GenerationError, Generations};
 use super::log_state::{Opened, RecordError, Shared, Tables, checked_record};
 use super::log_store::{LogReader, LogStore};
@@ -81,6 +83,7 @@ pub struct Storage {
     pub state: StateMachine,
     pub identity: Option<Identity>,
     pub report: Report,
+    pub fence: Fence,
     /// The directory of the state, if no descriptor of it was kept.
     unwitnessed: Option<PathBuf>,
     /// Held as long as the process lives: two daemons on one directory would destroy it.
@@ -182,12 +185,14 @@ impl Storage {
                 (fresh, newest)
             }
         };
-        let state = StateStore::new(generation, generations, snapshots, newest, watches, metrics.clone());
+        let check_points = CheckPoints::start().map_err(failed("start the digest thread of", &config.data_dir))?;
+        let state = StateStore::new(generation, generations, snapshots, newest, watches, check_points, metrics.clone());
         secure_unlogged(&state, log.last)?;
         let state = StateMachine::start(Arc::new(state), log.store.clone())
             .map_err(failed("start the apply thread of", &config.data_dir))?;
         let identity = log.identity;
-        Ok(Storage { log: log.store, state, identity, report, unwitnessed, _lock: lock })
+        let fence = Fence::open(&config.data_dir).map_err(failed("look for a fence in", &config.data_dir))?;
+        Ok(Storage { log: log.store, state, identity, report, fence, unwitnessed, _lock: lock })
     }
 
     /// Checks the snapshots of a trusted state; to be run once, beside normal work. A damaged one is set aside and the
@@ -217,7 +222,7 @@ impl Storage {
     pub fn quarantine(config: &StorageConfig, name: &str) -> Result<PathBuf, OpenError> {
         let aside = config.data_dir.join(name);
         std::fs::create_dir_all(&aside).map_err(failed("make directory", &aside))?;
-        for part in ["raft", "snap"] {
+        for part in ["raft", "snap", FENCED] {
             let from = config.data_dir.join(part);
             if from.exists() {
                 std::fs::rename(&from, aside.join(part)).map_err(failed("move aside", &from))?;

@@ -3,10 +3,12 @@
 //! One thread applies. One call is one write transaction that holds the data and the position in the log together;
 //! it is committed first, then callers are answered, then waiters are woken.
 
+use super::check_point::{CheckPoints, Taken};
 use super::codec;
 use super::generation::{Generation, GenerationError, Generations};
 use super::log_store::LogStore;
 use super::log_writer::meta;
+use super::newer::needs_newer;
 use super::snapshot::{self, SnapshotDir, SnapshotError, Verified};
 use super::snapshot_file::SnapshotFile;
 use crate::metrics::{SnapshotOp, StorageMetrics};
@@ -19,12 +21,16 @@ use futures_util::{Stream, StreamExt};
 use konsul_state::{Changes, Index, Outcome, Reader, StateError, View, Writer};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
+use std::error::Error;
 use std::io;
-use std::sync::{Arc, Mutex, mpsc};
+use std::iter::Peekable;
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Instant;
+use std::vec::Drain;
 use tokio::sync::oneshot;
 
-type Run = Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>;
+type RunItem = (Entry, Option<ApplyResponder<TypeConfig>>);
+type Run = Vec<RunItem>;
 
 /// What the apply thread is asked to do.
 enum Job {
@@ -48,6 +54,9 @@ pub struct StateStore {
     newest: Mutex<Option<Verified>>,
     watches: Watches,
     metrics: StorageMetrics,
+    check_points: CheckPoints,
+    /// What only a newer program understands, if that was met.
+    newer: OnceLock<String>,
     /// Of the apply thread.
     pulse: Arc<Pulse>,
 }
@@ -75,6 +84,7 @@ impl StateStore {
         snapshots: SnapshotDir,
         newest: Option<Verified>,
         watches: Watches,
+        check_points: CheckPoints,
         metrics: StorageMetrics,
     ) -> StateStore {
         StateStore {
@@ -84,6 +94,8 @@ impl StateStore {
             newest: Mutex::new(newest),
             watches,
             metrics,
+            check_points,
+            newer: OnceLock::new(),
             pulse: Pulse::new("apply"),
         }
     }
@@ -121,6 +133,16 @@ impl StateStore {
         ((wide(info.last_page_number) + 1) * 4096, wide(info.map_size))
     }
 
+    /// The digest at the newest check point that this node applied since its start.
+    pub fn newest_digest(&self) -> Option<Taken> {
+        self.check_points.newest()
+    }
+
+    /// What this node met that only a newer program understands: nothing is wrong with its data.
+    pub fn newer(&self) -> Option<&str> {
+        self.newer.get().map(String::as_str)
+    }
+
     /// Surfaces I/O errors of the unsynced environment.
     pub fn sync(&self) -> Result<(), GenerationError> {
         self.generations.sync(&self.current.load())
@@ -151,18 +173,32 @@ impl StateStore {
         position_of(&self.view()?)
     }
 
-    /// Applies a run of entries in one transaction, answers, wakes.
+    /// Applies a run of entries: in one transaction, unless a check point ends one.
     fn apply(&self, run: &mut Run) -> Result<(), StateError> {
+        let mut entries = run.drain(..).peekable();
+        while entries.peek().is_some() {
+            self.apply_to_check_point(&mut entries)?;
+        }
+        Ok(())
+    }
+
+    /// Applies entries up to a check point or the end in one transaction, answers, wakes.
+    fn apply_to_check_point(&self, entries: &mut Peekable<Drain<'_, RunItem>>) -> Result<(), StateError> {
         let started = Instant::now();
         let current = self.current.load_full();
         let mut batch = current.store().batch()?;
-        let mut answers = Vec::with_capacity(run.len());
+        let mut answers = Vec::with_capacity(entries.size_hint().0);
         let mut membership = None;
         let mut last = None;
-        for (entry, responder) in run.drain(..) {
+        let mut at_check_point = false;
+        for (entry, responder) in entries.by_ref() {
             last = Some(entry.log_id);
             let outcome = match &entry.payload {
-                EntryPayload::Normal(proposal) => batch.apply(Index::new(entry.log_id.index), &proposal.0)?,
+                EntryPayload::Normal(proposal) => {
+                    let outcome = batch.apply(Index::new(entry.log_id.index), &proposal.0)?;
+                    at_check_point = batch.is_at_check_point();
+                    outcome
+                }
                 EntryPayload::Blank => Outcome::None,
                 EntryPayload::Membership(m) => {
                     membership = Some(StoredMembership::new(Some(entry.log_id), m.clone()));
@@ -171,6 +207,9 @@ impl StateStore {
             };
             if let Some(responder) = responder {
                 answers.push((responder, outcome));
+            }
+            if at_check_point {
+                break;
             }
         }
         let Some(last) = last else { return Ok(()) };
@@ -184,6 +223,9 @@ impl StateStore {
         let index = Index::new(last.index);
         batch.set_position(index, &id.into_vec(), membership.as_deref())?;
         let changes = self.pulse.io(|| batch.commit())?;
+        if at_check_point {
+            self.check_points.reached(index, current.store().view()?);
+        }
         // Committed: a caller that is answered now, and reads, sees its write.
         self.watches.publish(index, &changes);
         for (responder, outcome) in answers {
@@ -193,11 +235,21 @@ impl StateStore {
         Ok(())
     }
 
+    /// Notes whether it is only that a newer program is needed.
+    fn note_newer(&self, error: &(dyn Error + 'static)) {
+        if let Some(what) = needs_newer(error) {
+            self.newer.get_or_init(|| what);
+        }
+    }
+
     /// Replaces the content by a verified snapshot; atomic against a crash.
     fn install(&self, verified: &Verified) -> Result<(), io::Error> {
         let old = self.current.load_full();
         let fresh = self.generations.fresh(Some(&old)).map_err(io::Error::other)?;
-        snapshot::load(verified, fresh.store(), &self.metrics).map_err(io::Error::other)?;
+        snapshot::load(verified, fresh.store(), &self.metrics).map_err(|error| {
+            self.note_newer(&error);
+            io::Error::other(error)
+        })?;
         self.put_position(&fresh, &verified.meta).map_err(io::Error::other)?;
         self.generations.adopt(&fresh).map_err(io::Error::other)?;
         let keep = self.generations.path_of(&fresh);
@@ -231,12 +283,13 @@ impl StateMachine {
             applier.pulse.is_mine();
             while let Ok(job) = queue.recv() {
                 if let Job::Apply { mut run, done } = job {
-                    let result = applier.apply(&mut run).map_err(io::Error::other);
+                    let result = applier.apply(&mut run);
                     if let Err(error) = &result {
+                        applier.note_newer(error);
                         tracing::error!(error = %chain(error), "cannot apply to the state; the node stops");
                     }
                     // openraft gives up waiting only when it stops.
-                    drop(done.send(result));
+                    drop(done.send(result.map_err(io::Error::other)));
                 }
                 applier.pulse.done(1);
             }

@@ -35,6 +35,14 @@ pub const STALLED: &str = "f00ec4a2c9c44c8d93de3b0638a4ba55";
 pub const CERTIFICATE_NOT_RENEWED: &str = "155c1f5484b54d9e8544a3d4ccb39684";
 /// The data was replaced by a backup.
 pub const RESTORED: &str = "42c5611714c64b8daf408bd4b1adb566";
+/// The state of this node is not that of the others: it answers nobody.
+pub const NODE_FENCED: &str = "0077e4ea3a614721a2318fb3f71936ec";
+/// It is again.
+pub const NODE_UNFENCED: &str = "8a6eb6601ee84e759f55492c480c4a1e";
+/// The states of the members are not the same.
+pub const STATES_DIFFER: &str = "f8bd2defa81d416fa0ed0f09e112be3e";
+/// The log, or a snapshot, holds what only a newer program understands; the node ends.
+pub const NEWER_NEEDED: &str = "ef8cb5b4cfdd499688f1cf5335d9d055";
 /// The journal did not take lines for a while.
 pub const LINES_DROPPED: &str = "168d60a7fa8f413191246309d6468737";
 
@@ -57,5 +65,9 @@ pub const ALL: &[(&str, &str)] = &[
     ("STALLED", STALLED),
     ("CERTIFICATE_NOT_RENEWED", CERTIFICATE_NOT_RENEWED),
     ("RESTORED", RESTORED),
+    ("NODE_FENCED", NODE_FENCED),
+    ("NODE_UNFENCED", NODE_UNFENCED),
+    ("STATES_DIFFER", STATES_DIFFER),
+    ("NEWER_NEEDED", NEWER_NEEDED),
     ("LINES_DROPPED", LINES_DROPPED),
 ];

@@ -5,7 +5,7 @@ use crate::tombstone::{self, TOMBSTONES_MAX};
 use crate::writes::{Writes, applied};
 use crate::{
     Changes, Command, DecodeError, Index, KvWrite, Outcome, StateError, audit, cluster_record, kv, nodes, restore,
-    token, txn,
+    token, txn, version,
 };
 
 /// A run of commands that becomes visible at once.
@@ -13,6 +13,7 @@ pub struct Batch<'s> {
     writes: Writes<'s>,
     applied: Index,
     last_command: Index,
+    at_check_point: bool,
 }
 
 impl Store {
@@ -20,7 +21,7 @@ impl Store {
     pub fn batch(&self) -> Result<Batch<'_>, StateError> {
         let writes = Writes::begin(self)?;
         let applied = applied(&writes.tables, &writes.txn)?;
-        Ok(Batch { writes, applied, last_command: applied })
+        Ok(Batch { writes, applied, last_command: applied, at_check_point: false })
     }
 }
 
@@ -34,6 +35,7 @@ impl Batch<'_> {
         let failed = |source| StateError::Command { index: index.get(), source };
         let command = Command::decode(command).map_err(failed)?;
         assert!(index > self.last_command, "command {index} after command {}", self.last_command);
+        self.at_check_point = false;
         let outcome = match &command {
             Command::Group(members) => {
                 // All of them first: an unknown one stops the node before anything of the entry is applied.
@@ -60,18 +62,28 @@ impl Batch<'_> {
             },
             Command::Txn(ops) => txn::apply(w, index, ops),
             Command::Batch { atomic, ops } => apply_batch(w, index, *atomic, ops),
-            Command::Form { cluster_id } => nodes::form(w, cluster_id),
+            Command::Form { cluster_id, version } => nodes::form(w, cluster_id, *version),
             Command::Admit { wished, name } => nodes::admit(w, index, *wished, name),
             Command::Restore(step) => restore::apply(w, index, step),
             Command::Token(write) => token::apply(w, index, write),
             Command::Audit(events) => audit::apply(w, index, events),
             Command::Record { key, value, index: expected } => cluster_record::apply(w, index, key, value, *expected),
             Command::Retire { node_id } => nodes::retire(w, *node_id),
+            Command::CheckPoint => {
+                self.at_check_point = true;
+                Ok(Outcome::None)
+            }
+            Command::Upgrade { to } => version::raise(w, *to),
             Command::Group(_) => {
                 let source = DecodeError::Invalid { what: "group in a group" };
                 Err(StateError::Command { index: index.get(), source })
             }
         }
+    }
+
+    /// Whether the last command was a check point: the state is to be committed as it is, and its digest taken.
+    pub fn is_at_check_point(&self) -> bool {
+        self.at_check_point
     }
 
     /// Puts the caller's replication position beside the data; opaque here. `membership` is kept if `None`.

@@ -8,6 +8,7 @@ mod cluster;
 pub use cluster::{AuditEvent, Role, TokenWrite};
 
 use crate::codec::{DecodeError, Reader, Writer};
+use crate::version::VERSION_MIN;
 
 /// One entry of the replicated log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum Command<'a> {
     Form {
         /// The cluster's identity (a UUID).
         cluster_id: [u8; 16],
+        /// The cluster version it begins with.
+        version: u32,
     },
     /// A node asks for membership; answers [`crate::Outcome::Admitted`]. A node id is granted once and never again,
     /// because a log that meets an old vote under the same id can split the cluster.
@@ -55,6 +58,15 @@ pub enum Command<'a> {
     Retire {
         /// Which.
         node_id: u64,
+    },
+    /// Changes nothing. Whoever applies the log takes the digest of its state as it is here, to compare it with those of
+    /// the others. Since cluster version 2.
+    CheckPoint,
+    /// From here on commands of this cluster version may be in the log; answers [`crate::Outcome::Written`]: whether it
+    /// was lower. It never goes down. Since cluster version 2.
+    Upgrade {
+        /// The version.
+        to: u32,
     },
     /// Encoded commands of several clients that share one log entry, hence one index; each does what it does alone, in
     /// order. Answers [`crate::Outcome::Group`].
@@ -130,6 +142,9 @@ mod kind {
     // 10 to 13 are in `command/cluster.rs`.
     pub(super) const RECORD: u8 = 14;
     pub(super) const RETIRE: u8 = 15;
+    pub(super) const CHECK_POINT: u8 = 16;
+    pub(super) const FORM_AT: u8 = 17;
+    pub(super) const UPGRADE: u8 = 18;
     pub(super) const GROUP: u8 = 20;
 }
 
@@ -169,9 +184,15 @@ impl<'a> Command<'a> {
                 to.usize(ops.len());
                 ops.iter().for_each(|op| encode_write(op, &mut to));
             }
-            Command::Form { cluster_id } => {
+            // In the words of before there were versions, so that those who know no others can read it.
+            Command::Form { cluster_id, version: VERSION_MIN } => {
                 to.u8(kind::FORM);
                 to.raw(cluster_id);
+            }
+            Command::Form { cluster_id, version } => {
+                to.u8(kind::FORM_AT);
+                to.raw(cluster_id);
+                to.u64(u64::from(*version));
             }
             Command::Admit { wished, name } => {
                 to.u8(kind::ADMIT);
@@ -195,6 +216,11 @@ impl<'a> Command<'a> {
                 to.u8(kind::RETIRE);
                 to.u64(*node_id);
             }
+            Command::CheckPoint => to.u8(kind::CHECK_POINT),
+            Command::Upgrade { to: version } => {
+                to.u8(kind::UPGRADE);
+                to.u64(u64::from(*version));
+            }
             Command::Group(commands) => {
                 to.u8(kind::GROUP);
                 to.usize(commands.len());
@@ -212,7 +238,10 @@ impl<'a> Command<'a> {
             kind::KV => Command::Kv(decode_write(&mut from)?),
             kind::TXN => Command::Txn(from.list("operations", decode_op)?),
             kind::BATCH => Command::Batch { atomic: from.bool("atomic")?, ops: from.list("operations", decode_write)? },
-            kind::FORM => Command::Form { cluster_id: from.array("cluster id")? },
+            kind::FORM => Command::Form { cluster_id: from.array("cluster id")?, version: VERSION_MIN },
+            kind::FORM_AT => {
+                Command::Form { cluster_id: from.array("cluster id")?, version: from.u32("cluster version")? }
+            }
             kind::ADMIT => Command::Admit { wished: from.u64("node id")?, name: from.str("node name")? },
             kind::RESTORE_BEGIN => Command::Restore(Restore::Begin { id: from.array("restore id")? }),
             kind::RESTORE_STAGE => Command::Restore(Restore::Stage {
@@ -233,6 +262,8 @@ impl<'a> Command<'a> {
                 index: from.u64("index")?,
             },
             kind::RETIRE => Command::Retire { node_id: from.u64("node id")? },
+            kind::CHECK_POINT => Command::CheckPoint,
+            kind::UPGRADE => Command::Upgrade { to: from.u32("cluster version")? },
             kind::GROUP => Command::Group(from.list("commands", |from| from.bytes("command"))?),
             found => return Err(unknown("command kind", found, HIGHEST_KIND)),
         };

@@ -50,4 +50,28 @@ pub enum StateError {
     NotEmpty { table: &'static str },
     #[error("state has format {found}; this version knows format {known}: upgrade this node")]
     Format { found: u64, known: u64 },
+    #[error(
+        "the cluster is at version {found}, this program understands versions up to {known}: install the newer one that \
+         the other nodes run"
+    )]
+    Version { found: u32, known: u32 },
+}
+
+impl StateError {
+    /// Whether a newer program would understand it: then nothing is wrong with the data.
+    pub fn is_of_a_newer_version(&self) -> bool {
+        match self {
+            StateError::Format { found, known } => found > known,
+            StateError::Version { .. } | StateError::UnknownTable { .. } => true,
+            StateError::Command { source, .. } | StateError::Record { source, .. } => {
+                matches!(source, DecodeError::Unknown { .. })
+            }
+            StateError::Begin { .. }
+            | StateError::OpenTable { .. }
+            | StateError::Table { .. }
+            | StateError::Commit { .. }
+            | StateError::Order { .. }
+            | StateError::NotEmpty { .. } => false,
+        }
+    }
 }

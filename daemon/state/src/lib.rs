@@ -26,6 +26,7 @@ mod schema;
 mod token;
 mod tombstone;
 mod txn;
+mod version;
 mod view;
 mod writes;
 
@@ -44,4 +45,5 @@ pub use outcome::{Outcome, TokenRefusal, TxnEntry, TxnFailure};
 pub use records::{Loader, Record};
 pub use schema::{KEY_BYTES_MAX, Store};
 pub use token::{TOKEN_USES_MAX, TOKENS_MAX, Token, TokenRevoked, TokenUse};
+pub use version::{VERSION_MAX, VERSION_MIN, VERSION_OF_CHECK_POINTS, version_brings};
 pub use view::{Keys, Listed, Position, View};

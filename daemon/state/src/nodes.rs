@@ -3,7 +3,7 @@
 use crate::codec::{DecodeError, Reader};
 use crate::schema::{TableId, sm};
 use crate::writes::Writes;
-use crate::{Index, Outcome, StateError, View};
+use crate::{Index, Outcome, StateError, View, version};
 
 /// A node id that was granted, and to whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,13 +21,14 @@ const RETIRED: u8 = 0xff;
 /// Behind [`RETIRED`].
 const RECORD_VERSION: u8 = 1;
 
-/// Writes the cluster's identity, once.
-pub(crate) fn form(w: &mut Writes<'_>, cluster_id: &[u8; 16]) -> Result<Outcome, StateError> {
+/// Writes the cluster's identity, once, and the version it begins with.
+pub(crate) fn form(w: &mut Writes<'_>, cluster_id: &[u8; 16], version: u32) -> Result<Outcome, StateError> {
     match w.tables.sm.get(&w.txn, sm::CLUSTER_ID)? {
         Some(formed) if formed == cluster_id => Ok(Outcome::None),
         Some(_) => Ok(Outcome::Refused("the cluster is formed already, under another id".to_owned())),
         None => {
             w.tables.sm.put(&mut w.txn, sm::CLUSTER_ID, cluster_id)?;
+            version::raise(w, version)?;
             Ok(Outcome::None)
         }
     }

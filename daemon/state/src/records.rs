@@ -3,7 +3,7 @@
 use crate::codec::DecodeError;
 use crate::kv::Head;
 use crate::schema::{FORMAT, Store, TableId, check_format, sm};
-use crate::{StateError, View, audit, cluster_record, nodes, token};
+use crate::{StateError, View, audit, cluster_record, nodes, token, version};
 use heed::RwTxn;
 
 /// What one transaction of a [`Loader`] holds at most: bounds its memory.
@@ -106,6 +106,9 @@ impl<'s> Loader<'s> {
         }
         if id == TableId::Sm && record.key == sm::FORMAT {
             check_format(record.value)?;
+        }
+        if id == TableId::Sm && record.key == sm::CLUSTER_VERSION {
+            version::check_record(record.value)?;
         }
         check_value(id, record).map_err(|e| id.damaged(e))?;
         match &mut self.last {

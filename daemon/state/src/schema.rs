@@ -19,6 +19,7 @@ pub(crate) const FORMAT: u8 = 1;
 pub(crate) mod sm {
     pub(crate) const APPLIED: &[u8] = b"applied";
     pub(crate) const CLUSTER_ID: &[u8] = b"cluster_id";
+    pub(crate) const CLUSTER_VERSION: &[u8] = b"cluster_version";
     pub(crate) const FORMAT: &[u8] = b"format";
     pub(crate) const HEADS: &[u8] = b"heads";
     pub(crate) const LOG_ID: &[u8] = b"log_id";
@@ -258,6 +259,7 @@ impl Store {
         let tables = create_tables(&env)?;
         let store = Store { env, tables };
         store.check_format()?;
+        store.check_version()?;
         Ok(store)
     }
 

@@ -37,7 +37,8 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
         ),
         ("batch-atomic", Command::Batch { atomic: true, ops: vec![set, KvWrite::Delete { key }] }),
         ("batch-each", Command::Batch { atomic: false, ops: Vec::new() }),
-        ("form", Command::Form { cluster_id: ID }),
+        ("form", Command::Form { cluster_id: ID, version: 1 }),
+        ("form-at", Command::Form { cluster_id: ID, version: 2 }),
         ("admit", Command::Admit { wished: 7, name: "node-é" }),
         ("restore-begin", Command::Restore(Restore::Begin { id: ID })),
         (
@@ -56,6 +57,8 @@ fn commands() -> Vec<(&'static str, Command<'static>)> {
         ("audit", Command::Audit(vec![AUDIT_EVENT, AuditEvent::default()])),
         ("record", Command::Record { key: b"ca", value: b"\x00value\xff", index: 300 }),
         ("retire", Command::Retire { node_id: 1 << 40 }),
+        ("check-point", Command::CheckPoint),
+        ("upgrade", Command::Upgrade { to: 300 }),
         ("group", Command::Group(vec![b"\x01\x01\x03\x01a", b"\x01\x01\x03\x01b"])),
     ]
 }
@@ -182,7 +185,7 @@ fn outcomes_of_format_1_mean_what_they_meant() {
 /// A store with a record of every table and kind.
 fn full_store() -> TestStore {
     let node = TestStore::new();
-    node.apply(2, &Command::Form { cluster_id: ID });
+    node.apply(2, &Command::Form { cluster_id: ID, version: 1 });
     node.apply(3, &Command::Admit { wished: 1, name: "node-1" });
     node.apply(4, &Command::Kv(KvWrite::Set { key: b"a/b", value: b"value", flags: 7 }));
     node.apply(5, &Command::Kv(KvWrite::Set { key: b"a/gone", value: b"", flags: 0 }));

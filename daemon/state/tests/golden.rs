@@ -101,7 +101,12 @@ fn command(line: &'static str) -> Option<Command<'static>> {
     }
     let words: Vec<_> = line.split_whitespace().collect();
     Some(match *words.as_slice() {
-        ["form", cluster_id] => Command::Form { cluster_id: id(cluster_id) },
+        ["form", cluster_id] => Command::Form { cluster_id: id(cluster_id), version: 1 },
+        ["form", cluster_id, "at", version] => {
+            Command::Form { cluster_id: id(cluster_id), version: version.parse().unwrap() }
+        }
+        ["check", "point"] => Command::CheckPoint,
+        ["upgrade", "to", version] => Command::Upgrade { to: version.parse().unwrap() },
         ["admit", name, "as", wished] => Command::Admit { wished: number(wished), name },
         ["restore", "begin", i] => Command::Restore(Restore::Begin { id: id(i) }),
         ["restore", "stage", i, key, value, "created", created] => {
@@ -207,6 +212,7 @@ fn cluster_question(view: &View, words: &[&str]) -> Option<String> {
             Some((value, index)) => format!("{:?} modified {index}", String::from_utf8_lossy(value)),
             None => "absent".to_owned(),
         },
+        ["version"] => view.cluster_version().unwrap().to_string(),
         ["nodes"] => {
             let nodes = view.nodes().unwrap();
             let mark = |retired: bool| if retired { " retired" } else { "" };

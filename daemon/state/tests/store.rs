@@ -7,7 +7,7 @@ mod common;
 use common::{TestStore, encoded};
 use konsul_state::{
     Changes, Command, DecodeError, Entry, Index, KEY_BYTES_MAX, KvWrite, Loader, Outcome, Record, Restore, StagedEntry,
-    StateError, Store, TxnOp,
+    StateError, Store, TxnOp, VERSION_MAX,
 };
 
 fn set<'a>(key: &'a [u8], value: &'a [u8]) -> KvWrite<'a> {
@@ -296,10 +296,48 @@ fn a_node_id_is_granted_once() {
 #[test]
 fn a_cluster_is_formed_once() {
     let node = TestStore::new();
-    assert_eq!(node.apply(2, &Command::Form { cluster_id: [1; 16] }).0, Outcome::None);
-    assert_eq!(node.apply(3, &Command::Form { cluster_id: [1; 16] }).0, Outcome::None);
-    assert!(matches!(node.apply(4, &Command::Form { cluster_id: [2; 16] }).0, Outcome::Refused(_)));
+    assert_eq!(node.apply(2, &Command::Form { cluster_id: [1; 16], version: 1 }).0, Outcome::None);
+    assert_eq!(node.apply(3, &Command::Form { cluster_id: [1; 16], version: 1 }).0, Outcome::None);
+    assert!(matches!(node.apply(4, &Command::Form { cluster_id: [2; 16], version: 1 }).0, Outcome::Refused(_)));
     assert_eq!(node.store.view().unwrap().cluster_id().unwrap(), Some([1; 16]));
+}
+
+#[test]
+fn a_cluster_begins_with_the_version_it_was_formed_with() {
+    let node = TestStore::new();
+    assert_eq!(node.store.view().unwrap().cluster_version().unwrap(), 1);
+    node.apply(2, &Command::Form { cluster_id: [1; 16], version: VERSION_MAX });
+    assert_eq!(node.store.view().unwrap().cluster_version().unwrap(), VERSION_MAX);
+}
+
+#[test]
+fn a_newer_cluster_version_stops_the_node_before_anything_is_applied() {
+    let node = TestStore::new();
+    let before = node.store.view().unwrap().digest().unwrap();
+    let newer = encoded(&Command::Upgrade { to: VERSION_MAX + 1 });
+    for unknown in [newer.as_slice(), &[1, 99], &[9, 1]] {
+        let mut batch = node.store.batch().unwrap();
+        let error = batch.apply(Index::new(2), unknown).unwrap_err();
+        assert!(error.is_of_a_newer_version(), "{error}");
+        drop(batch);
+    }
+    let mut batch = node.store.batch().unwrap();
+    let damaged = batch.apply(Index::new(2), &[1, 1, 1]).unwrap_err();
+    assert!(!damaged.is_of_a_newer_version(), "{damaged}");
+    drop(batch);
+    assert_eq!(node.store.view().unwrap().digest().unwrap(), before);
+}
+
+#[test]
+fn only_the_command_that_is_a_check_point_says_so() {
+    let node = TestStore::new();
+    let mut batch = node.store.batch().unwrap();
+    let point = encoded(&Command::CheckPoint);
+    for (index, command, is_one) in [(2, &point, true), (3, &encoded(&Command::Kv(set(b"a", b"v"))), false)] {
+        batch.apply(Index::new(index), command).unwrap();
+        assert_eq!(batch.is_at_check_point(), is_one);
+    }
+    batch.commit().unwrap();
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
 }
 
 /// Flips a bit in every place in which the file holds these bytes; LMDB leaves old copies of pages behind.
-fn flip(path: &Path, bytes: &[u8]) {
+pub(crate) fn flip(path: &Path, bytes: &[u8]) {
     let mut content = fs::read(path).unwrap();
     let places: Vec<usize> =
         content.windows(bytes.len()).enumerate().filter(|(_, w)| *w == bytes).map(|(at, _)| at).collect();

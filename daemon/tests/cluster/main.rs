@@ -11,6 +11,7 @@ mod by_domain;
 mod crash;
 mod damage;
 mod disk;
+mod diverged;
 mod divided;
 mod encryption;
 mod entered;
@@ -30,3 +31,4 @@ mod secrets;
 mod snapshot;
 #[allow(dead_code, unused_imports, clippy::explicit_write, reason = "shared with tests that use the rest of it")]
 mod support;
+mod version;

@@ -260,6 +260,7 @@ impl Node {
             metrics: metrics.clone(),
             audit,
             clock,
+            compare_every: None,
             seats: 0,
             authority: Some(authority.clone()),
         };

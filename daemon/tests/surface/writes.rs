@@ -52,6 +52,7 @@ fn request(route: &Route, asked: Asked, kept: &Kept, leader: &str) -> Request {
     let body = match (route.method, route.template()) {
         (Method::Get | Method::Delete, _) | (Method::Put | Method::Post, "/v1/cluster/snapshot") => None,
         (Method::Post, "/v1/cluster/join-token" | "/v1/cluster/ca/rotate") => None,
+        (Method::Post, "/v1/cluster/compare" | "/v1/cluster/upgrade") => None,
         // Refused by a member, whatever they say.
         (Method::Post, "/v1/cluster/init" | "/v1/cluster/join") => None,
         (Method::Post, "/v1/cluster/restart-turn") => None,

@@ -20,7 +20,7 @@ fn state(dir: &Path, keys: u64) -> Scratch {
         command.encode(&mut bytes);
         bytes
     };
-    batch.apply(Index::new(1), &encoded(&Command::Form { cluster_id: [7; 16] })).unwrap();
+    batch.apply(Index::new(1), &encoded(&Command::Form { cluster_id: [7; 16], version: 1 })).unwrap();
     for n in 0..keys {
         let (key, value) = (format!("key/{n:05}"), format!("value {n} {}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         let set = KvWrite::Set { key: key.as_bytes(), value: value.as_bytes(), flags: n };

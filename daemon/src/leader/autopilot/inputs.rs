@@ -111,7 +111,8 @@ impl Tracker {
 
 fn is_healthy(member: &MemberSeen, due: u64, limits: &Limits) -> bool {
     let near = member.matched.is_some_and(|at| at.index.saturating_add(limits.trailing_max) >= due);
-    member.leader || (near && member.silent.is_some_and(|silent| silent <= limits.contact_max))
+    let well = member.leader || (near && member.silent.is_some_and(|silent| silent <= limits.contact_max));
+    well && !member.fenced
 }
 
 #[cfg(test)]
@@ -136,6 +137,7 @@ mod tests {
             matched: matched.map(|index| Position { term: 2, index }),
             silent: silent_ms.map(Duration::from_millis),
             answers: silent_ms.is_some(),
+            fenced: false,
         }
     }
 
@@ -178,6 +180,17 @@ mod tests {
         assert!(!look(&mut tracker, 300, 9000, Some(1000)), "by now it should have those of the second round");
         assert!(look(&mut tracker, 500, 9000, Some(8750)));
         assert!(!look(&mut tracker, 600, 9000, Some(8749)));
+    }
+
+    #[test]
+    fn a_member_that_is_fenced_is_not_well_however_quickly_it_answers() {
+        let mut tracker = Tracker::new(at(0));
+        for (ms, fenced) in [(100, false), (200, true), (300, false)] {
+            let two = MemberSeen { fenced, ..member(2, Some(10), Some(1)) };
+            let seen = seen(10, vec![member(1, Some(10), Some(0)), two]);
+            tracker.look(&seen, &LIMITS, at(ms));
+            assert_eq!(server(&tracker, &seen, 2).healthy, !fenced, "at {ms}");
+        }
     }
 
     #[test]

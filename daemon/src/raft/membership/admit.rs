@@ -7,7 +7,7 @@ use super::seen::{CHANGE_TIMEOUT, ChangeError, why_not};
 use crate::raft_types::{NodeInfo, TypeConfig};
 use crate::storage::Identity;
 use crate::telemetry::events;
-use konsul_state::{Command, Outcome, Role as NodeRole};
+use konsul_state::{Command, Outcome, Role as NodeRole, VERSION_MAX};
 use openraft::error::{ClientWriteError, RaftError};
 
 /// A node that was not admitted.
@@ -40,7 +40,7 @@ impl Consensus {
     /// As the first member of a new cluster: writes which one it is and that its own id is taken.
     pub async fn write_formation(&self) -> Result<(), ProposeError> {
         let Identity { cluster_id, node_id, name, .. } = &self.inner.identity;
-        self.propose(&Command::Form { cluster_id: *cluster_id }).await?;
+        self.propose(&Command::Form { cluster_id: *cluster_id, version: VERSION_MAX }).await?;
         self.propose(&Command::Admit { wished: *node_id, name }).await.map(drop)
     }
 

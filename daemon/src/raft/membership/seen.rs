@@ -47,6 +47,8 @@ pub struct MemberSeen {
     pub silent: Option<Duration>,
     /// It did so lately: its vote can be counted on.
     pub answers: bool,
+    /// Its state is not that of the others: it answers no clients, and does not vote.
+    pub fenced: bool,
 }
 
 /// The membership and its members, at one moment, as the leader sees them.
@@ -161,6 +163,7 @@ impl Consensus {
         }
         let view = self.inner.state.view()?;
         let learners = self.learners_in(&view)?.ids;
+        let fenced = self.inner.fenced_members.lock().expect("nothing panics while it holds the lock").clone();
         let membership = now.membership_config.membership();
         let mut members = Vec::new();
         for (id, info) in membership.nodes() {
@@ -177,6 +180,7 @@ impl Consensus {
                 matched: matched.map(|at| Position { term: at.committed_leader_id().term, index: at.index }),
                 silent,
                 answers: silent.is_some_and(|silent| silent <= self.contact_max(SILENT_MAX)),
+                fenced: fenced.contains(id),
             });
         }
         let joint = membership.get_joint_config();

@@ -2,7 +2,7 @@
 
 use super::super::forward::{Answer, Request};
 use super::super::propose::millis;
-use super::super::{Consensus, Peer};
+use super::super::{Consensus, MemberStatus, Peer};
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -71,7 +71,9 @@ impl Consensus {
     fn transfer_target(&self, to: Option<&str>, from: &Peer) -> Result<Peer, TransferError> {
         let status = self.status();
         let Some(to) = to else {
-            let others = status.members.into_iter().filter(|m| m.voter && m.peer.id != from.id);
+            let fenced = self.inner.fenced_members.lock().expect("nothing panics while it holds the lock").clone();
+            let may = |m: &MemberStatus| m.voter && m.peer.id != from.id && !fenced.contains(&m.peer.id);
+            let others = status.members.into_iter().filter(may);
             // The one with the least to catch up; on a follower, who cannot tell, the lowest id.
             let best = others.min_by_key(|m| (m.lag.unwrap_or(u64::MAX), m.peer.id));
             return best.map(|m| m.peer).ok_or(TransferError::Alone);
