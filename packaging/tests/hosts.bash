@@ -49,8 +49,19 @@ host_make() {
   host_boot "$n"
 }
 
+# Gives host $1 a disk of its own for the data; before it is booted. Without a loop device it has none.
+host_disk() {
+  local dir=$HOSTS_DIR/$1
+  mkdir -p "$dir"
+  truncate --size=1G "$dir/disk.img"
+  mkfs.ext4 -q -F "$dir/disk.img"
+  mkdir "$dir/disk"
+  mount -o loop "$dir/disk.img" "$dir/disk" || rmdir "$dir/disk"
+}
+
 host_boot() {
-  local n=$1 dir=$HOSTS_DIR/$1 tree
+  local n=$1 dir=$HOSTS_DIR/$1 tree more=()
+  [[ ! -d $dir/disk ]] || more+=(--bind="$dir/disk:/var/lib/konsul")
   (
     # Each its own, or systemd-nspawn puts all containers into one group and they end each other.
     for tree in unified systemd; do
@@ -61,7 +72,7 @@ host_boot() {
     # Without a filter by the kernel, IPAddressDeny= is silently without effect.
     SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn --quiet --directory="$dir/root" \
       --machine="$HOSTS_NAME-n$n" --hostname="n$n" --boot --register=no --keep-unit --console=pipe \
-      --kill-signal=SIGRTMIN+3 --system-call-filter=bpf --network-namespace-path="/run/netns/$HOSTS_NAME-$n" \
+      --kill-signal=SIGRTMIN+3 --system-call-filter=bpf --network-namespace-path="/run/netns/$HOSTS_NAME-$n" "${more[@]}" \
       </dev/null >>"$dir/console" 2>&1 3>&-
   ) &
   echo $! >"$dir/nspawn"
@@ -77,6 +88,19 @@ init_of() {
       return
     fi
   done
+  return 1
+}
+
+# Process $2 of host $1, as this machine numbers it.
+pid_here() {
+  local init status
+  init=$(init_of "$1") || return
+  while read -r status; do
+    if [[ /proc/$init/ns/pid -ef ${status%status}ns/pid ]]; then
+      basename "${status%/status}"
+      return
+    fi
+  done < <(grep --files-with-matches --no-messages --extended-regexp "^NSpid:.*\s$2\$" /proc/[0-9]*/status)
   return 1
 }
 
@@ -116,6 +140,7 @@ hosts_down() {
     kill -KILL "$(cat "$dir/nspawn")" 2>/dev/null
     wait_until "host $n is down" 30 is_gone "$(cat "$dir/nspawn")"
     umount --lazy "$dir/root"
+    [[ ! -d $dir/disk ]] || umount --lazy "$dir/disk"
     ip netns del "$HOSTS_NAME-$n"
     for tree in unified systemd; do
       find "/sys/fs/cgroup/$tree/$HOSTS_NAME-$n" -depth -type d -exec rmdir {} \; 2>/dev/null
