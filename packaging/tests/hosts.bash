@@ -8,16 +8,20 @@ SWITCH=$HOSTS_NAME-sw
 # The address of host N.
 address() { echo "10.77.0.$1"; }
 
-# A Debian root of suite $1, made once and kept in target/.
+# What a host has before anything of ours is installed.
+ROOT_PACKAGES=systemd,systemd-sysv,dbus,libnss-systemd,iproute2,procps,ca-certificates,rpm,sudo,needrestart
+
+# A Debian root of suite $1, made once and kept in target/; anew when other packages belong into it.
 root_of() {
   local dir=$REPO/target/hosts/$1
-  if [[ ! -e $dir/.made ]]; then
+  if [[ $(cat "$dir/.made" 2>/dev/null) != "$ROOT_PACKAGES" ]]; then
     rm -rf "$dir"
     mkdir -p "$dir"
-    mmdebstrap --quiet --variant=minbase \
-      --include=systemd,systemd-sysv,dbus,libnss-systemd,iproute2,procps,ca-certificates,rpm \
-      "$1" - http://deb.debian.org/debian | tar -C "$dir" -x >&2 || return
-    touch "$dir/.made"
+    (
+      set -o pipefail
+      mmdebstrap --quiet --variant=minbase --include="$ROOT_PACKAGES" "$1" - http://deb.debian.org/debian | tar -C "$dir" -x >&2
+    ) || return
+    echo "$ROOT_PACKAGES" >"$dir/.made"
   fi
   echo "$dir"
 }

@@ -1,0 +1,302 @@
+#!/usr/bin/env bats
+# The packages as their users meet them: what README.md tells to type, on fresh hosts, by somebody who is not root; what an
+# upgrade keeps, what removal leaves; the scripts of the .rpm.
+# `scripts/test hosts` runs it; SUITE is the Debian release of the hosts [bookworm], PACKAGES the directory of the packages.
+# The tests build on each other, in this order.
+
+setup_file() {
+  REPO=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
+  HOSTS_DIR=$BATS_FILE_TMPDIR/hosts
+  HOSTS_NAME=kp$$
+  SUITE=${SUITE:-bookworm}
+  PACKAGES=${PACKAGES:-$REPO/target/package/out}
+  UNITS="konsul.service konsul-http.socket konsul-rpc.socket konsul-admin.socket"
+  export REPO HOSTS_DIR HOSTS_NAME SUITE PACKAGES UNITS
+  load hosts
+  local root n
+  root=$(root_of "$SUITE")
+  mkdir -p "$HOSTS_DIR"
+  hosts_network
+  for n in 1 2 3; do
+    host_make "$n" "$root"
+    on "$n" useradd --create-home --shell /bin/bash alice
+    echo "alice ALL=(ALL) NOPASSWD: ALL" >"$HOSTS_DIR/$n/root/etc/sudoers.d/alice"
+  done
+  sed --quiet '/^## Install/,/^## Quick start/p' "$REPO/README.md" >"$HOSTS_DIR/install.md"
+}
+
+teardown_file() {
+  load hosts
+  hosts_down
+}
+
+setup() {
+  load hosts
+}
+
+teardown() {
+  if [[ -z ${BATS_TEST_COMPLETED:-} ]]; then
+    local n
+    for n in 1 2 3; do
+      echo "--- host $n"
+      on "$n" systemctl --no-pager --lines=0 status konsul.service || true
+      on "$n" journalctl --no-pager --lines=15 --unit=konsul.service || true
+    done
+  fi
+}
+
+# As somebody who has sudo, at home on host $1.
+as_alice() { on "$1" runuser --login alice --command "$2"; }
+
+# What README.md tells to type: refused if it does not, else typed on host $1. $3 is said in place of what stands there for
+# something that differs each time.
+readme() {
+  local n=$1 line=$2
+  grep --quiet --fixed-strings -- "$line" "$HOSTS_DIR/install.md" || {
+    echo "README.md does not say: $line" >&2
+    return 1
+  }
+  as_alice "$n" "${3:-$line}"
+}
+
+# Copies a package to where somebody downloads it on host $1.
+download() { cp "$2" "$HOSTS_DIR/$1/root/home/alice/$(basename "${3:-$2}")"; }
+
+is_well() {
+  local n
+  for n in 1 2 3; do
+    [[ $(as_alice "$n" "konsulctl --timeout 2s cluster status --json" | jq '.healthy == true and .failure_tolerance == 1') == true ]] && return
+  done
+  return 1
+}
+
+tells_its_part() { [[ $(readme "$1" "systemctl status konsul") =~ Status:.*(leader|follower).*term ]]; }
+
+is_alive() { on "$1" konsulctl health --live; }
+
+has_color() { [[ $(on "$1" konsulctl --timeout 2s kv get color) == "$2" ]]; }
+
+pid_of() { on "$1" systemctl show --property=MainPID --value konsul.service; }
+
+has_other_pid() { local now; now=$(pid_of "$1") && [[ $now != 0 && $now != "$2" ]]; }
+
+is_stopped() { [[ $(pid_of "$1") == 0 ]]; }
+
+# Nothing of it runs on host $1, and nothing would at the next boot.
+is_off() {
+  local unit
+  for unit in $UNITS; do
+    ! on "$1" systemctl --quiet is-active "$unit" || return 1
+    ! on "$1" systemctl --quiet is-enabled "$unit" 2>/dev/null || return 1
+  done
+}
+
+is_on() {
+  local unit
+  for unit in $UNITS; do
+    on "$1" systemctl --quiet is-active "$unit" && on "$1" systemctl --quiet is-enabled "$unit" || return 1
+  done
+}
+
+# Which files are below /var/lib/konsul on host $1, and whose they are.
+data_of() { on "$1" find /var/lib/konsul -mindepth 1 -maxdepth 2 -printf '%P %u %m\n' | sort; }
+
+# A .deb of version $1 whose default configuration has a line more.
+make_deb() {
+  local tree=$BATS_FILE_TMPDIR/deb
+  rm -rf "$tree"
+  dpkg-deb --raw-extract "$PACKAGES"/konsul_*.deb "$tree"
+  sed --in-place "s/^Version: .*/Version: $1/" "$tree/DEBIAN/control"
+  echo "# New in $1." >>"$tree/etc/konsul/konsul.toml"
+  dpkg-deb -Zgzip --root-owner-group --build "$tree" "$HOSTS_DIR/konsul_$1_amd64.deb" >/dev/null
+}
+
+# An .rpm of version $1 whose default configuration has a line more, by the spec of the real one.
+make_rpm() {
+  local tree=$BATS_FILE_TMPDIR/rpm program
+  rm -rf "$tree"
+  mkdir -p "$tree/stage"
+  rpm2archive - <"$(echo "$PACKAGES"/konsul-[0-9]*.rpm)" | tar --extract --gzip --directory="$tree/stage"
+  echo "# New in $1." >>"$tree/stage/etc/konsul/konsul.toml"
+  for program in bin/konsuld bin/konsulctl lib/systemd/system-generators/konsul-generator; do
+    objcopy --remove-section=.gnu_debuglink "$tree/stage/usr/$program"
+  done
+  rpmbuild -bb --quiet --define "_topdir $tree" --define "_rpmdir $HOSTS_DIR" --define "_rpmfilename %%{NAME}-%%{VERSION}.rpm" \
+    --define "konsul_version $1" --define "stage $tree/stage" --define "konsul_date Mon Nov 02 2026" \
+    "$REPO/packaging/rpm/konsul.spec"
+}
+
+@test "README: install, first cluster, as somebody types it who is not root" {
+  local n token
+  [[ -s $HOSTS_DIR/install.md ]]
+  for n in 1 2 3; do
+    download "$n" "$(echo "$PACKAGES"/konsul_*.deb)"
+    readme "$n" "sudo apt install ./konsul_0.1.0-1_amd64.deb"
+    wait_until "host $n answers" 20 is_alive "$n"
+    # It may find fault with the container, not fail to look.
+    run readme "$n" "konsulctl doctor"
+    [[ $status -le 1 && $output == *"data"* ]]
+  done
+  readme 1 "sudo konsulctl cluster init"
+  for n in 2 3; do
+    token=$(readme 1 "sudo konsulctl cluster generate-token" | grep --only-matching --max-count=1 'konsul-join-v1\.[^ ]*')
+    readme "$n" "sudo konsulctl cluster join konsul-join-v1.…" "sudo konsulctl cluster join $token"
+  done
+  wait_until "the cluster is healthy" 60 is_well
+  run readme 2 "konsulctl cluster status"
+  [[ $status -eq 0 && $output == *n1* && $output == *n2* && $output == *n3* ]]
+  wait_until "host 3 tells its part" 20 tells_its_part 3
+  as_alice 2 "konsulctl kv put color blue"
+}
+
+@test "README: configure an address, restart" {
+  as_alice 2 "sudo sed --in-place 's/^listen = .*/listen = [\"127.0.0.1:8500\", \"10.77.0.2:8500\"]/' /etc/konsul/konsul.toml"
+  readme 2 "systemctl daemon-reload; systemctl stop konsul.service 'konsul-*.socket'; systemctl start konsul" \
+    "sudo sh -c \"systemctl daemon-reload; systemctl stop konsul.service 'konsul-*.socket'; systemctl start konsul\""
+  wait_until "the cluster is healthy" 60 is_well
+  [[ $(as_alice 1 "konsulctl --server http://10.77.0.2:8500 kv get color") == blue ]]
+  local before
+  before=$(pid_of 2)
+  readme 2 "konsulctl cluster can-restart"
+  readme 2 "systemctl restart konsul" "sudo systemctl restart konsul"
+  has_other_pid 2 "$before"
+  wait_until "the cluster is healthy" 60 is_well
+}
+
+@test "README: upgrade, and the configuration that was changed stays" {
+  local n before
+  make_deb 9.0.0-1
+  for n in 1 2 3; do
+    before=$(pid_of "$n")
+    download "$n" "$HOSTS_DIR/konsul_9.0.0-1_amd64.deb"
+    # On host 2 the file was changed by its user and by the package: dpkg asks, and whoever cannot answer says this.
+    as_alice "$n" "sudo apt --option Dpkg::Options::=--force-confdef --option Dpkg::Options::=--force-confold install ./konsul_9.0.0-1_amd64.deb"
+    has_other_pid "$n" "$before"
+    wait_until "the cluster is healthy" 60 is_well
+  done
+  on 2 grep --quiet '10.77.0.2:8500' /etc/konsul/konsul.toml
+  on 2 test -e /etc/konsul/konsul.toml.dpkg-dist
+  on 1 grep --quiet 'New in 9.0.0-1' /etc/konsul/konsul.toml
+  [[ $(as_alice 1 "konsulctl --server http://10.77.0.2:8500 kv get color") == blue ]]
+}
+
+@test "needrestart leaves it to the gate whether the service is restarted" {
+  on 1 test -x /etc/needrestart/restart.d/konsul.service
+  local before
+  # A process that runs what is not on the disk any more: what an upgrade of a library leaves.
+  before=$(pid_of 1)
+  on 1 cp --preserve=all /usr/bin/konsuld /usr/bin/konsuld.new
+  on 1 mv /usr/bin/konsuld.new /usr/bin/konsuld
+  run on 1 needrestart -b
+  echo "$output"
+  [[ $output == *"NEEDRESTART-SVC: konsul.service"* ]]
+  # shellcheck disable=SC2086 # a word each
+  on 3 systemctl stop $UNITS
+  run on 1 needrestart -r a
+  echo "$output"
+  [[ $output == *"not well: n3"* ]]
+  [[ $(pid_of 1) == "$before" ]]
+  on 3 systemctl start konsul.service
+  wait_until "the cluster is healthy" 60 is_well
+  run on 1 needrestart -r a
+  echo "$output"
+  has_other_pid 1 "$before"
+  wait_until "the cluster is healthy" 60 is_well
+}
+
+@test "README: remove; the data stays, and so it does when it is purged" {
+  # Two that are left may not fail any more, which has to be meant.
+  run readme 3 "konsulctl cluster leave" "sudo konsulctl cluster leave"
+  [[ $status -ne 0 ]]
+  as_alice 3 "sudo konsulctl cluster leave --force"
+  wait_until "host 3 has stopped" 30 is_stopped 3
+  readme 3 "apt remove konsul" "sudo apt remove --yes konsul"
+  is_off 3
+  on 3 test -d /var/lib/konsul/raft
+  on 3 test -e /etc/konsul/konsul.toml
+  run readme 3 "apt purge" "sudo apt purge --yes konsul"
+  echo "$output"
+  [[ $status -eq 0 && $output == *"the data stays in /var/lib/konsul"* ]]
+  on 3 test -d /var/lib/konsul/raft
+  run on 3 test -e /etc/konsul/konsul.toml
+  [[ $status -ne 0 ]]
+}
+
+@test "README: with the file that says so, purging deletes the data" {
+  as_alice 3 "sudo apt install --yes ./konsul_9.0.0-1_amd64.deb"
+  # It was removed from its cluster, and says so instead of starting.
+  as_alice 3 "sudo mkdir -p /etc/konsul"
+  readme 3 "/etc/konsul/delete-data-on-purge" "sudo touch /etc/konsul/delete-data-on-purge"
+  as_alice 3 "sudo apt purge --yes konsul"
+  run on 3 ls /var/lib/konsul /etc/konsul
+  echo "$output"
+  [[ $output != *raft* && $output != *toml* ]]
+  is_off 3
+}
+
+@test "a node that was removed, or purged, and installed again is the one it was" {
+  as_alice 3 "sudo apt install --yes ./konsul_0.1.0-1_amd64.deb"
+  wait_until "host 3 answers" 20 is_alive 3
+  on 3 konsulctl cluster init
+  wait_until "host 3 leads" 30 on 3 konsulctl kv put color green
+  local how before
+  for how in remove purge; do
+    before=$(on 3 konsulctl cluster status --json | jq '[.cluster_id, .members[].id]')
+    as_alice 3 "sudo apt $how --yes konsul"
+    is_off 3
+    as_alice 3 "sudo apt install --yes ./konsul_0.1.0-1_amd64.deb"
+    wait_until "the data is back" 60 has_color 3 green
+    [[ $(on 3 konsulctl cluster status --json | jq '[.cluster_id, .members[].id]') == "$before" ]]
+    is_on 3
+  done
+}
+
+@test "the .rpm installs: user, directories, sockets, service" {
+  as_alice 3 "sudo touch /etc/konsul/delete-data-on-purge"
+  as_alice 3 "sudo apt purge --yes konsul"
+  on 3 userdel konsul || true
+  download 3 "$(echo "$PACKAGES"/konsul-[0-9]*.rpm)" konsul.rpm
+  # dpkg owns what it depends on.
+  run on 3 rpm --force-debian --install --nodeps /home/alice/konsul.rpm
+  echo "$output"
+  [[ $status -eq 0 && ${output,,} != *error* && ${output,,} != *warning* && ${output,,} != *failed* ]]
+  is_on 3
+  on 3 getent passwd konsul
+  [[ $(on 3 stat --format='%U %G %a' /var/lib/konsul) == "konsul konsul 700" ]]
+  wait_until "host 3 answers" 20 is_alive 3
+  on 3 konsulctl cluster init
+  wait_until "host 3 leads" 30 on 3 konsulctl kv put color red
+  [[ -z $(on 3 rpm --verify --nodeps konsul) ]]
+}
+
+@test "the .rpm upgrades: another process, the configuration that was changed, the data" {
+  local before
+  make_rpm 9.0.0
+  download 3 "$HOSTS_DIR/konsul-9.0.0.rpm"
+  on 3 sed --in-place 's/^listen = .*/listen = ["127.0.0.1:8500", "10.77.0.3:8500"]/' /etc/konsul/konsul.toml
+  before=$(pid_of 3)
+  run on 3 rpm --force-debian --upgrade --nodeps /home/alice/konsul-9.0.0.rpm
+  echo "$output"
+  [[ $status -eq 0 ]]
+  [[ $(on 3 rpm --query --queryformat '%{VERSION}' konsul) == 9.0.0 ]]
+  has_other_pid 3 "$before"
+  wait_until "the data is there" 60 has_color 3 red
+  on 3 grep --quiet '10.77.0.3:8500' /etc/konsul/konsul.toml
+  on 3 grep --quiet 'New in 9.0.0' /etc/konsul/konsul.toml.rpmnew
+  is_on 3
+}
+
+@test "the .rpm is erased: nothing runs, the data and the changed configuration stay, and it comes back with them" {
+  local data
+  run on 3 rpm --force-debian --erase konsul
+  echo "$output"
+  [[ $status -eq 0 ]]
+  is_off 3
+  data=$(data_of 3)
+  [[ $data == *"raft konsul 700"* ]]
+  on 3 grep --quiet '10.77.0.3:8500' /etc/konsul/konsul.toml.rpmsave
+  run on 3 test -e /usr/bin/konsuld
+  [[ $status -ne 0 ]]
+  on 3 rpm --force-debian --install --nodeps /home/alice/konsul-9.0.0.rpm
+  wait_until "the data is back" 60 has_color 3 red
+}
