@@ -272,7 +272,10 @@ BACKUPS = {
               query(f"max by (cluster) (konsul_backup_rehearsal_seconds{{{C}}})", "time"), unit="s"),
         graph("Entries since the last backup", "What would be lost with all nodes.",
               query(f"max by (cluster) (konsul_raft_commit_index{{{C}}}) - max by (cluster) (konsul_backup_archived_index{{{C}}})",
-                    "entries"), width=24, runbook="backup-restore"),
+                    "entries"), width=12, runbook="backup-restore"),
+        graph("Backups and restores on trial that failed, in a day", "On the host where they were tried.",
+              query(f"increase(konsul_backup_failures_total{{{N}}}[1d])", "{{node}} {{kind}}"), width=12,
+              runbook="backup-restore"),
     ],
 }
 

@@ -73,8 +73,11 @@ pub struct VerifyAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackupReport {
-    /// What was done.
+    /// What was done, or was to be done.
     pub kind: BackupKind,
+    /// It failed: the answering node counts it, with or without a leader, and the rest means nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
     /// Index of the archive.
     pub index: u64,
     /// Its size.

@@ -141,13 +141,19 @@ const REPORT_LIMIT: Limit = Limit { bytes_max: 4096, advice: "A report names an 
 pub(super) async fn report(context: &Context, ask: &Ask<'_>, body: Upload) -> Result<Response<Body>, ApiError> {
     let text = upload::read(body, REPORT_LIMIT).await?;
     let told: BackupReport = serde_json::from_slice(&text).map_err(|error| {
-        let shape = "{\"kind\": \"saved\" or \"verified\", \"index\": N, \"bytes\": N, \"took_ms\": N}";
+        let shape = "{\"kind\": \"saved\" or \"verified\", \"index\": N, \"bytes\": N, \"took_ms\": N}, with \"failed\": true if it did";
         ApiError::bad_request(format!("backup report: {error}; send {shape}"))
     })?;
     let kind = match told.kind {
         BackupKind::Saved => metrics::BackupKind::Saved,
         BackupKind::Verified => metrics::BackupKind::Verified,
     };
+    if told.failed {
+        // Not through the log: that there is no leader may be what it failed of.
+        context.deps.metrics.backup.count_failure(kind);
+        let (reported, _) = Reported::of(&context.deps.consensus.state().view()?)?;
+        return Ok(ask.serialized(&status_of(&reported)));
+    }
     let time_ms = context.deps.clock.wall().as_millis();
     let done = Done { time_ms, index: told.index, bytes: told.bytes, took_ms: told.took_ms };
     let reported = backup::report(&context.deps.consensus, kind, done).await?;

@@ -266,7 +266,7 @@ pub static ROUTES: [Route; ROUTE_COUNT] = [
         Method::Put,
         Pattern::Exact(BACKUP),
         Handler::BackupReport,
-        "Tell that a backup was kept or verified",
+        "Tell that a backup was kept or verified, or that it failed",
     ),
     cluster(Method::Put, TRANSFER, Handler::ClusterTransfer, TRANSFER_SUMMARY),
     cluster(Method::Post, TRANSFER, Handler::ClusterTransfer, TRANSFER_SUMMARY),

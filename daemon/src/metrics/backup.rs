@@ -1,6 +1,7 @@
 //! Backups, as whoever keeps them reports them.
 
 use super::{Gauge, SecondsGauge};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
@@ -23,10 +24,13 @@ pub struct BackupMetrics {
     archived_index: Gauge,
     bytes: Gauge,
     rehearsal_seconds: SecondsGauge,
+    failures: Family<OneLabel, Counter>,
 }
 
 /// Archives of the whole state; log segments are another kind.
 const BASE: OneLabel = [("kind", "base")];
+/// A restore on trial.
+const REHEARSAL: OneLabel = [("kind", "rehearsal")];
 
 impl BackupMetrics {
     #[rustfmt::skip]
@@ -37,13 +41,26 @@ impl BackupMetrics {
             archived_index: Gauge::default(),
             bytes: Gauge::default(),
             rehearsal_seconds: SecondsGauge::default(),
+            failures: Family::default(),
         };
+        // There from the start, or the first failure would be no increase.
+        [BASE, REHEARSAL].iter().for_each(|kind| drop(backup.failures.get_or_create(kind)));
         registry.register("backup_last_success_timestamp_seconds", "When a backup was kept last, as reported; if it grows old, the next disaster costs more", backup.saved_at.clone());
         registry.register("backup_last_verified_timestamp_seconds", "When a backup was restored on trial last, as reported; an older backup may not restore", backup.verified_at.clone());
         registry.register("backup_archived_index", "The log index of the backup that was kept last", backup.archived_index.clone());
         registry.register("backup_size_bytes", "The size of the backup that was kept last", backup.bytes.clone());
         registry.register("backup_rehearsal_seconds", "How long the last restore on trial took", backup.rehearsal_seconds.clone());
+        registry.register("backup_failures", "Backups (base) and restores on trial (rehearsal) that failed on this host; a rise means that the next one may be missing", backup.failures.clone());
         backup
+    }
+
+    /// It was tried and did not come about.
+    pub fn count_failure(&self, kind: BackupKind) {
+        let kind = match kind {
+            BackupKind::Saved => BASE,
+            BackupKind::Verified => REHEARSAL,
+        };
+        self.failures.get_or_create(&kind).inc();
     }
 
     /// `(time_ms, took_ms)`: when, and how long it took.

@@ -15,6 +15,7 @@ const NAMES: &[&str] = &[
     "konsul_autopilot_removed counter",
     "konsul_autopilot_server_healthy gauge",
     "konsul_backup_archived_index gauge",
+    "konsul_backup_failures counter",
     "konsul_backup_last_success_timestamp_seconds gauge",
     "konsul_backup_last_verified_timestamp_seconds gauge",
     "konsul_backup_rehearsal_seconds gauge",
