@@ -2,8 +2,9 @@
 
 use anyhow::Context as _;
 use std::{
-    fs,
+    fs::{self, OpenOptions},
     io::{self, Read as _, Write as _},
+    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -74,5 +75,50 @@ impl Drop for WholeFile {
             // Unfinished: the error that led here is the one to tell.
             let _ = fs::remove_file(&self.partial);
         }
+    }
+}
+
+/// A file that has no name when the first byte is written: nobody else finds it, and it goes with this process.
+#[derive(Debug)]
+pub(crate) struct Scratch(fs::File);
+
+impl Scratch {
+    /// In the directory for temporary files.
+    pub(crate) fn create() -> anyhow::Result<Self> {
+        let dir = std::env::temp_dir();
+        for n in 0..100 {
+            let path = dir.join(format!("konsulctl-{}-{n}", std::process::id()));
+            let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+            match made {
+                Ok(file) => {
+                    fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+                    return Ok(Self(file));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).with_context(|| format!("create {}", path.display())),
+            }
+        }
+        anyhow::bail!("cannot make a temporary file in {}", dir.display())
+    }
+
+    /// Where somebody else writes the bytes, or reads them.
+    pub(crate) fn handle(&self) -> anyhow::Result<fs::File> {
+        self.0.try_clone().context("hand over a temporary file")
+    }
+
+    /// The same file, held once more.
+    #[cfg(feature = "object-store")]
+    pub(crate) fn again(&self) -> anyhow::Result<Self> {
+        self.handle().map(Self)
+    }
+
+    #[cfg(feature = "object-store")]
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.0.write_all(bytes).context("write a temporary file")
+    }
+
+    /// Where this process, and no other, reads it from its beginning.
+    pub(crate) fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
 }

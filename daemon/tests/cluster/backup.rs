@@ -38,7 +38,7 @@ fn restore(node: &Node, query: &str, bytes: &[u8]) -> RestoreAnswer {
 }
 
 /// Everything below a prefix, as the node itself has it: keys and values.
-fn export(node: &Node, prefix: &str) -> Vec<(String, String, u64)> {
+pub(crate) fn export(node: &Node, prefix: &str) -> Vec<(String, String, u64)> {
     let reply = node.get(&format!("/v1/kv/{prefix}?recurse&stale")).unwrap();
     assert_eq!(reply.status, 200, "{reply}");
     let entries: Vec<serde_json::Value> = reply.json();

@@ -7,6 +7,8 @@ mod attacks;
 mod authority;
 mod autopilot;
 mod backup;
+#[cfg(feature = "discovery-aws")]
+mod bucket;
 mod by_domain;
 mod crash;
 mod damage;
@@ -20,6 +22,9 @@ mod first;
 mod forged;
 mod linear;
 mod membership;
+#[cfg(feature = "discovery-aws")]
+#[path = "../discovery/moto.rs"]
+mod moto;
 #[path = "../peer/old_tls.rs"]
 mod old_tls;
 mod partition;

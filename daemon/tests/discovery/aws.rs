@@ -3,8 +3,21 @@
 use crate::Seeker;
 use crate::moto::Moto;
 use konsuld::cluster::discovery::{AwsConfig, AwsEnvironment, DiscoveryConfig, Method};
+use serde::Deserialize;
 
-fn config(moto: &Moto, tag_value: Option<&str>, secret: &str) -> DiscoveryConfig {
+/// What the script prints once it serves.
+#[derive(Debug, Deserialize)]
+struct Ec2 {
+    endpoint: String,
+    access_key_id: String,
+    secret_access_key: String,
+    /// Of the running instances with the tag konsul=production.
+    production: Vec<String>,
+    /// Of those with the tag konsul and any value.
+    any: Vec<String>,
+}
+
+fn config(moto: &Moto<Ec2>, tag_value: Option<&str>, secret: &str) -> DiscoveryConfig {
     let environment = AwsEnvironment {
         access_key_id: Some(moto.told.access_key_id.clone()),
         secret_access_key: Some(secret.into()),
@@ -30,7 +43,7 @@ fn points(addresses: &[String]) -> Vec<String> {
 // One server for all of it: it takes seconds to start.
 #[tokio::test]
 async fn running_instances_with_the_tag_are_found_with_a_good_signature_only() {
-    let mut moto = Moto::start();
+    let mut moto: Moto<Ec2> = Moto::start(include_str!("ec2.py"));
     let secret = moto.told.secret_access_key.clone();
     assert_eq!((moto.told.production.len(), moto.told.any.len()), (3, 4));
 
@@ -45,7 +58,8 @@ async fn running_instances_with_the_tag_are_found_with_a_good_signature_only() {
     let (method, why) = forger.discovery.failing().remove(0);
     assert!(method == Method::Aws && why.contains("refused with 40"), "{why}");
 
-    moto.stop_production();
+    // Those with the tag konsul=production; one with another value stays.
+    assert_eq!(moto.say("stop"), "stopped");
     let later = Seeker::new(&config(&moto, Some("production"), &secret));
     assert_eq!(later.round().await, [""; 0]);
     assert_eq!(later.discovery.failing(), Vec::new(), "that there is nobody is an answer");

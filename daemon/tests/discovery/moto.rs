@@ -1,67 +1,49 @@
-//! EC2 as moto plays it, in a virtual environment below the target directory.
+//! AWS as moto plays it, in a virtual environment below the target directory.
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// Another version is another directory.
-const MOTO: &str = "moto[ec2,iam,server]==5.2.5";
-const SCRIPT: &str = include_str!("ec2.py");
+/// Other ones are another directory.
+const MOTO: &str = "moto[ec2,iam,s3,server]==5.2.5";
 
-/// A running EC2. Ends when its standard input does, so with this process in any case.
-pub(crate) struct Moto {
+/// A script that serves what it likes, and tells once it serves. Ends when its standard input does, so with this process
+/// in any case.
+pub(crate) struct Moto<T> {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
-    pub(crate) told: Told,
+    pub(crate) told: T,
 }
 
-/// What the script prints once it serves.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Told {
-    pub(crate) endpoint: String,
-    pub(crate) access_key_id: String,
-    pub(crate) secret_access_key: String,
-    /// Of the running instances with the tag konsul=production.
-    pub(crate) production: Vec<String>,
-    /// Of those with the tag konsul and any value.
-    pub(crate) any: Vec<String>,
-}
-
-impl Moto {
-    pub(crate) fn start() -> Moto {
+impl<T: DeserializeOwned> Moto<T> {
+    pub(crate) fn start(script: &str) -> Moto<T> {
         let mut command = Command::new(environment().join("bin/python"));
-        let mut child = command.args(["-c", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (stdin, stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        let mut moto = Moto { child, stdin, stdout, told: Told::nothing() };
-        moto.told = serde_json::from_str(&moto.line()).unwrap();
-        moto
-    }
-
-    /// Stops the running instances with the tag konsul=production; one with another value stays.
-    pub(crate) fn stop_production(&mut self) {
-        writeln!(self.stdin.as_mut().unwrap(), "stop").unwrap();
-        assert_eq!(self.line(), "stopped\n");
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        assert!(!line.is_empty(), "moto ended: {:?}", self.child.wait());
-        line
+        let mut child = command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (stdin, mut stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        let told = serde_json::from_str(&line(&mut stdout)).unwrap();
+        Moto { child, stdin, stdout, told }
     }
 }
 
-impl Told {
-    fn nothing() -> Told {
-        let none = String::new;
-        Told { endpoint: none(), access_key_id: none(), secret_access_key: none(), production: vec![], any: vec![] }
+impl<T> Moto<T> {
+    /// Has the script do something, and returns what it says when that is done.
+    pub(crate) fn say(&mut self, what: &str) -> String {
+        writeln!(self.stdin.as_mut().unwrap(), "{what}").unwrap();
+        line(&mut self.stdout)
     }
 }
 
-impl Drop for Moto {
+fn line(stdout: &mut BufReader<ChildStdout>) -> String {
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert!(!line.is_empty(), "moto ended");
+    line.trim().to_owned()
+}
+
+impl<T> Drop for Moto<T> {
     fn drop(&mut self) {
         drop(self.stdin.take());
         self.child.wait().unwrap();
@@ -71,8 +53,8 @@ impl Drop for Moto {
 /// Makes the virtual environment if there is none yet, which takes a minute and PyPI.
 fn environment() -> PathBuf {
     let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let version = MOTO.rsplit_once('=').unwrap().1;
-    let (dir, done) = (parent.join(format!("moto-{version}")), parent.join(format!("moto-{version}.done")));
+    let name: String = MOTO.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let (dir, done) = (parent.join(&name), parent.join(format!("{name}.done")));
     // Another test process may be at it.
     let lock = File::create(parent.join("moto.lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();

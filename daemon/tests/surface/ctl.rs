@@ -203,6 +203,15 @@ fn archives(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
             "{done}"
         );
     }
+    std::fs::write(ctl.dir.path().join("none.kbs"), "no backup").unwrap();
+    assert_eq!(ctl.run(node, "snapshot verify --report none.kbs").status.code(), Some(4));
+    assert_eq!(ctl.json(node, "snapshot status"), status, "a failure is counted, and changes nothing else");
+    let metrics = ctl.done(node, "metrics");
+    let failures = |kind: &str, count: &str| {
+        let is_it = |line: &str| line.starts_with("konsul_backup_failures_total{") && line.contains(kind);
+        metrics.lines().any(|line| is_it(line) && line.ends_with(count))
+    };
+    assert!(failures("kind=\"rehearsal\"", " 1") && failures("kind=\"base\"", " 0"), "{metrics}");
     let saved = ctl.json(node, "snapshot save --verify backup.kbs");
     assert_eq!(saved["verified"], true);
     let inspected = ctl.json(node, "snapshot inspect backup.kbs");

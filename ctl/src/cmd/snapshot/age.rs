@@ -3,13 +3,15 @@
 //! Encrypting needs public recipients only. What is decrypted is never under a name: a file that was unlinked before the
 //! first byte came, and that nobody acts on before `age` says that all of it was right.
 
-use crate::exit::{Exit, Stopped};
+use crate::{
+    exit::{Exit, Stopped},
+    file::Scratch,
+};
 use anyhow::Context as _;
 use std::{
     ffi::OsString,
-    fs::{self, OpenOptions},
+    fs,
     io::{self, Read as _, Write as _},
-    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -103,74 +105,77 @@ impl Encrypting {
     }
 }
 
-/// An archive that can be read: the file itself, or what was decrypted of it.
+/// An archive that can be read: a file, or what was fetched or decrypted and has no name.
 #[derive(Debug)]
 pub(super) struct Readable {
-    path: PathBuf,
-    decrypted: Option<fs::File>,
+    /// What people call it.
+    name: String,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    File(PathBuf),
+    Scratch(Scratch),
 }
 
 impl Readable {
+    pub(super) fn file(path: &Path) -> Self {
+        Self { name: path.display().to_string(), place: Place::File(path.to_owned()) }
+    }
+
+    /// What came from `name`.
+    #[cfg(feature = "object-store")]
+    pub(super) fn scratch(name: String, scratch: Scratch) -> Self {
+        Self { name, place: Place::Scratch(scratch) }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where this process reads it.
     pub(super) fn path(&self) -> PathBuf {
-        self.decrypted
-            .as_ref()
-            .map_or_else(|| self.path.clone(), |file| format!("/proc/self/fd/{}", file.as_raw_fd()).into())
+        match &self.place {
+            Place::File(path) => path.clone(),
+            Place::Scratch(scratch) => scratch.path(),
+        }
     }
 
     /// For a program that is started: its path there, and its standard input.
     pub(super) fn for_child(&self) -> anyhow::Result<(PathBuf, Stdio)> {
-        Ok(match &self.decrypted {
-            None => (self.path.clone(), Stdio::null()),
-            Some(file) => ("/dev/stdin".into(), file.try_clone().context("hand over the decrypted archive")?.into()),
+        Ok(match &self.place {
+            Place::File(path) => (path.clone(), Stdio::null()),
+            Place::Scratch(scratch) => ("/dev/stdin".into(), scratch.handle()?.into()),
         })
     }
-}
 
-/// The archive as it is, or decrypted.
-pub(super) fn readable(path: &Path, identity: &Identity) -> anyhow::Result<Readable> {
-    let read = || format!("read {}", path.display());
-    let file = fs::File::open(path).with_context(read)?;
-    let mut head = Vec::new();
-    (&file).take(HEAD.len().try_into().unwrap_or(0)).read_to_end(&mut head).with_context(read)?;
-    if head != HEAD {
-        return Ok(Readable { path: path.to_owned(), decrypted: None });
-    }
-    let Some(identity) = &identity.identity else {
-        let text = format!(
-            "{} is encrypted: name the file with the identity that decrypts it, --identity FILE",
-            path.display()
-        );
-        return Err(Stopped::because(Exit::Precondition, text));
-    };
-    let decrypted = unnamed()?;
-    let mut command = Command::new(PROGRAM);
-    command.arg("--decrypt").arg("--identity").arg(identity).arg(path);
-    command.stdin(Stdio::null()).stdout(decrypted.try_clone().context("decrypt")?).stderr(Stdio::piped());
-    match ended(spawn(&mut command)?)? {
-        (true, _) => Ok(Readable { path: path.to_owned(), decrypted: Some(decrypted) }),
-        (false, said) => {
-            let text =
-                format!("{} cannot be decrypted: {said}; it is damaged, or for another identity", path.display());
-            Err(Stopped::because(Exit::Damaged, text))
+    /// The archive as it is, or decrypted.
+    pub(super) fn decrypted(self, identity: &Identity) -> anyhow::Result<Self> {
+        let read = || format!("read {}", self.name);
+        let mut head = Vec::new();
+        let file = fs::File::open(self.path()).with_context(read)?;
+        file.take(HEAD.len().try_into().unwrap_or(0)).read_to_end(&mut head).with_context(read)?;
+        if head != HEAD {
+            return Ok(self);
         }
-    }
-}
-
-/// A file that has no name when the first byte is written.
-fn unnamed() -> anyhow::Result<fs::File> {
-    let dir = std::env::temp_dir();
-    for n in 0..100 {
-        let path = dir.join(format!("konsulctl-{}-{n}", std::process::id()));
-        let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
-        match made {
-            Ok(file) => {
-                fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-                return Ok(file);
+        let Some(identity) = &identity.identity else {
+            let text = format!(
+                "{} is encrypted: name the file with the identity that decrypts it, --identity FILE",
+                self.name
+            );
+            return Err(Stopped::because(Exit::Precondition, text));
+        };
+        let plain = Scratch::create()?;
+        let mut command = Command::new(PROGRAM);
+        command.arg("--decrypt").arg("--identity").arg(identity);
+        command.stdin(fs::File::open(self.path()).with_context(read)?).stdout(plain.handle()?).stderr(Stdio::piped());
+        match ended(spawn(&mut command)?)? {
+            (true, _) => Ok(Self { name: self.name, place: Place::Scratch(plain) }),
+            (false, said) => {
+                let text = format!("{} cannot be decrypted: {said}; it is damaged, or for another identity", self.name);
+                Err(Stopped::because(Exit::Damaged, text))
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).with_context(|| format!("create {}", path.display())),
         }
     }
-    anyhow::bail!("cannot make a temporary file in {}", dir.display())
 }

@@ -1,16 +1,22 @@
 //! `konsulctl snapshot`: backups that were read and compared before they are called backups.
 
 mod age;
+#[cfg(feature = "object-store")]
+mod bucket;
 mod consul;
 mod daemon;
+mod place;
 mod report;
 mod restore;
 mod retention;
 mod save;
 mod shelf;
+mod turn;
+mod verify;
 
 pub(crate) use age::{Identity, Recipients};
 pub(crate) use daemon::Konsuld;
+pub(crate) use place::Place;
 pub(crate) use restore::{How as RestoreHow, Restore};
 pub(crate) use save::Save;
 
@@ -21,13 +27,8 @@ use crate::{
 };
 use age::Readable;
 use anyhow::Context as _;
-use konsul_api::archive::{ArchiveFacts, BackupKind, MAGIC, VerifyAnswer};
-use std::{
-    ffi::OsStr,
-    io::Read as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use konsul_api::archive::{ArchiveFacts, MAGIC};
+use std::{io::Read as _, path::Path, time::Duration};
 
 /// Building or restoring a large state takes minutes before the first byte of an answer.
 const PATIENCE: Duration = Duration::from_secs(1800);
@@ -42,6 +43,7 @@ pub(crate) enum Snapshot {
         Examples:\n  konsulctl snapshot save backup.kbs\n  \
         konsulctl snapshot save --verify --to /var/backups/konsul\n  \
         konsulctl snapshot save --recipient age1… --to /mnt/backups   # encrypted, to be read with age's identity\n  \
+        konsulctl snapshot save --scheduled --report --to /mnt/backups   # what konsul-backup.timer has every node do\n  \
         konsulctl snapshot save --stale backup.kbs            # without a leader\n  \
         konsulctl snapshot save --format consul backup.tgz    # the container that Consul's tools verify"
     )]
@@ -60,37 +62,26 @@ pub(crate) enum Snapshot {
     #[command(after_help = "Examples:\n  konsulctl snapshot inspect backup.kbs\n\n\
         Exit codes: 0 good, 1 failed, 3 konsuld is missing, 4 damaged, 5 made by a newer version")]
     Inspect {
-        /// A file written by `snapshot save`
-        file: PathBuf,
+        /// A file written by `snapshot save`, or where one is in a bucket
+        file: Place,
         #[command(flatten)]
         identity: Identity,
         #[command(flatten)]
         konsuld: Konsuld,
     },
     /// Restore a saved file on trial, into a state that is thrown away, and compare the digest
-    #[command(after_help = "Examples:\n  konsulctl snapshot verify backup.kbs\n\n\
+    #[command(after_help = "Examples:\n  konsulctl snapshot verify backup.kbs\n  \
+        konsulctl snapshot verify --newest /var/lib/konsul-backup --scheduled --report   # as konsul-verify.timer has every node do\n\n\
         Exit codes: 0 good, 1 failed, 3 konsuld is missing, 4 damaged, 5 made by a newer version")]
-    Verify {
-        /// A file written by `snapshot save`
-        file: PathBuf,
-        /// Directory with room for the whole state [default: the directory for temporary files]
-        #[arg(long, value_name = "DIR")]
-        scratch: Option<PathBuf>,
-        /// Tell the cluster that it is good; its metrics then tell when that was
-        #[arg(long)]
-        report: bool,
-        #[command(flatten)]
-        identity: Identity,
-        #[command(flatten)]
-        konsuld: Konsuld,
-    },
+    Verify(verify::Verify),
     /// Tell when a backup was saved and verified last, as `--report` told the cluster
     Status,
     /// List the files that `snapshot save --to` wrote
     #[command(after_help = "Examples:\n  konsulctl snapshot list /var/backups/konsul")]
     List {
-        /// The directory
-        dir: PathBuf,
+        /// Where they are
+        #[arg(value_name = "WHERE")]
+        place: Place,
     },
     /// Remove old files that `snapshot save --to` wrote
     #[command(
@@ -105,18 +96,13 @@ pub(crate) async fn run(snapshot: Snapshot, context: &Context) -> anyhow::Result
     match snapshot {
         Snapshot::Save(save) => save::run(save, context).await,
         Snapshot::Restore(restore) => restore::run(restore, context).await,
-        Snapshot::Inspect { file, identity, konsuld } => inspect(&age::readable(&file, &identity)?, &konsuld, context),
-        Snapshot::Verify { file, scratch, report, identity, konsuld } => {
-            let archive = age::readable(&file, &identity)?;
-            let verified = verify(&archive, scratch.as_deref(), &konsuld)?;
-            if report {
-                report::tell(BackupKind::Verified, &verified.archive, verified.took_ms, context).await?;
-            }
-            show_verified(&verified, context)
+        Snapshot::Inspect { file, identity, konsuld } => {
+            inspect(&file.fetch(context).await?.decrypted(&identity)?, &konsuld, context)
         }
+        Snapshot::Verify(verify) => verify::run(&verify, context).await,
         Snapshot::Status => report::status(context).await,
-        Snapshot::List { dir } => shelf::list(&dir, context),
-        Snapshot::Prune(prune) => shelf::prune(&prune, context),
+        Snapshot::List { place } => shelf::list(&place, context).await,
+        Snapshot::Prune(prune) => shelf::prune(&prune, context).await,
     }
 }
 
@@ -129,20 +115,18 @@ enum Format {
 }
 
 /// By its first bytes.
-fn format_of(path: &Path) -> anyhow::Result<Format> {
+fn format_of(archive: &Readable) -> anyhow::Result<Format> {
+    let (path, name) = (archive.path(), archive.name());
     let mut head = Vec::new();
-    let file = std::fs::File::open(path).with_context(|| format!("open {}", path.display()))?;
-    file.take(8).read_to_end(&mut head).with_context(|| format!("read {}", path.display()))?;
+    let file = std::fs::File::open(path).with_context(|| format!("open {name}"))?;
+    file.take(8).read_to_end(&mut head).with_context(|| format!("read {name}"))?;
     if head == MAGIC {
         return Ok(Format::Konsul);
     }
     if head.starts_with(&[0x1f, 0x8b]) {
         return Ok(Format::Consul);
     }
-    let text = format!(
-        "{} is no archive of Konsul and no snapshot of Consul's, or its first bytes are damaged",
-        path.display()
-    );
+    let text = format!("{name} is no archive of Konsul and no snapshot of Consul's, or its first bytes are damaged");
     Err(Stopped::because(Exit::Damaged, text))
 }
 
@@ -155,7 +139,7 @@ fn inspect_consul(path: &Path) -> anyhow::Result<consul::Archive> {
 }
 
 fn inspect(archive: &Readable, konsuld: &Konsuld, context: &Context) -> anyhow::Result<Exit> {
-    match format_of(&archive.path())? {
+    match format_of(archive)? {
         Format::Consul => consul::show(&inspect_consul(&archive.path())?, context)?,
         Format::Konsul => {
             let (path, stdin) = archive.for_child()?;
@@ -164,31 +148,6 @@ fn inspect(archive: &Readable, konsuld: &Konsuld, context: &Context) -> anyhow::
             context.output.result(&facts, || fields(&facts))?;
         }
     }
-    Ok(Exit::Done)
-}
-
-/// The trial, by the daemon's program.
-fn verify(archive: &Readable, scratch: Option<&Path>, konsuld: &Konsuld) -> anyhow::Result<VerifyAnswer> {
-    if format_of(&archive.path())? == Format::Consul {
-        let text = "it has Consul's container, which names no digest to compare; `snapshot inspect` compares its sums";
-        return Err(Stopped::because(Exit::Precondition, text));
-    }
-    let (path, stdin) = archive.for_child()?;
-    let mut args: Vec<&OsStr> = vec!["archive".as_ref(), "verify".as_ref(), path.as_os_str()];
-    if let Some(scratch) = scratch {
-        args.extend([OsStr::new("--scratch"), scratch.as_os_str()]);
-    }
-    konsuld.run(&args, stdin)
-}
-
-fn show_verified(verified: &VerifyAnswer, context: &Context) -> anyhow::Result<Exit> {
-    context.output.result(verified, || {
-        format!(
-            "{}\nRestored on trial in {} ms: the digest is the right one",
-            fields(&verified.archive),
-            verified.took_ms
-        )
-    })?;
     Ok(Exit::Done)
 }
 

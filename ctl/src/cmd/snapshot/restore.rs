@@ -1,7 +1,7 @@
 //! `konsulctl snapshot restore`: asks before it replaces anything.
 
 use super::{
-    Format, Identity, Konsuld, PATIENCE, Readable, age, consul, fields, format_of, inspect_consul, save::leaderless,
+    Format, Identity, Konsuld, PATIENCE, Place, Readable, consul, fields, format_of, inspect_consul, save::leaderless,
 };
 use crate::{
     Context,
@@ -20,8 +20,8 @@ use std::{
 /// `konsulctl snapshot restore`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Restore {
-    /// A file written by `snapshot save`
-    file: PathBuf,
+    /// A file written by `snapshot save`, or where one is in a bucket
+    file: Place,
     #[command(flatten)]
     identity: Identity,
     #[command(flatten)]
@@ -54,24 +54,24 @@ impl Restore {
     /// `konsulctl cluster snapshot restore`.
     pub(crate) fn of_file(file: PathBuf, how: How) -> Self {
         let (identity, konsuld) = (Identity::default(), Konsuld::default());
-        Self { file, identity, how, empty_host: false, config: None, konsuld }
+        Self { file: Place::Path(file), identity, how, empty_host: false, config: None, konsuld }
     }
 }
 
 pub(crate) async fn run(restore: Restore, context: &Context) -> anyhow::Result<Exit> {
-    let Restore { file: named, identity, how, empty_host, config, konsuld } = restore;
-    let readable = age::readable(&named, &identity)?;
+    let Restore { file, identity, how, empty_host, config, konsuld } = restore;
+    let readable = file.fetch(context).await?.decrypted(&identity)?;
     if empty_host {
         return into_empty_host(&readable, config.as_deref(), &konsuld, context);
     }
-    let file = readable.path();
-    match format_of(&file)? {
-        Format::Konsul => archive((&named, &file), how, context).await,
+    match format_of(&readable)? {
+        Format::Konsul => archive(&readable, how, context).await,
         Format::Consul if how.dry_run => {
-            let text = format!("{} has Consul's container: --dry-run is for archives of Konsul", named.display());
+            let text = format!("{} has Consul's container: --dry-run is for archives of Konsul", readable.name());
             Err(UsageError(text).into())
         }
         Format::Consul => {
+            let file = readable.path();
             let archive = inspect_consul(&file)?;
             let what = format!("the state of index {}", archive.index);
             if !how.yes && !confirmed(&what, context)? {
@@ -112,7 +112,8 @@ fn into_empty_host(
 
 /// The server proves the archive twice, once to tell what would be, once before it does it: between the two a person
 /// answers, and the file may change.
-async fn archive((named, file): (&Path, &Path), how: How, context: &Context) -> anyhow::Result<Exit> {
+async fn archive(readable: &Readable, how: How, context: &Context) -> anyhow::Result<Exit> {
+    let file = &readable.path();
     if how.dry_run || !how.yes {
         let would = send(file, how, true, context).await?;
         if how.dry_run {
@@ -137,7 +138,7 @@ async fn archive((named, file): (&Path, &Path), how: How, context: &Context) -> 
     context.output.result(&done, || {
         format!(
             "restored {} of index {}: {} keys in place of {}, at index {}",
-            named.display(),
+            readable.name(),
             done.archive.index,
             done.keys,
             done.keys_before,

@@ -1,9 +1,9 @@
 //! `konsulctl snapshot save`: the bytes on disk are compared before they get their name.
 
-use super::{Identity, Konsuld, PATIENCE, Recipients, age, consul, fields, report, shelf, verify};
+use super::{Konsuld, PATIENCE, Place, Recipients, age::Readable, consul, fields, report, shelf, turn, verify};
 use crate::{
     Context,
-    client::{Ask, ClientError},
+    client::{Answer, Ask, ClientError},
     exit::{Exit, Stopped, UsageError},
     file::WholeFile,
     path,
@@ -25,16 +25,21 @@ pub(crate) struct Save {
     /// The file
     #[arg(required_unless_present = "to", conflicts_with = "to")]
     file: Option<PathBuf>,
-    /// A directory to keep it in, under a name of its own: by cluster, epoch, index and time
-    #[arg(long, value_name = "DIR")]
-    to: Option<PathBuf>,
+    /// Where to keep it under a name of its own, by cluster, epoch, index and time: a directory
+    #[cfg_attr(feature = "object-store", doc = "or `s3://bucket/prefix`")]
+    #[arg(long, value_name = "WHERE")]
+    to: Option<Place>,
+    /// For a timer on every node: only if the node that is asked leads
+    #[arg(long)]
+    scheduled: bool,
     /// Take the answering node's own state, however old
     #[arg(long)]
     stale: bool,
     /// Restore it on trial before it gets its name
     #[arg(long)]
     verify: bool,
-    /// Tell the cluster that it was saved, and verified; its metrics then tell when that was
+    /// Tell the cluster that it was saved, and verified, or the node that it failed; metrics then tell when that was, and
+    /// how often
     #[arg(long)]
     report: bool,
     /// Whose format
@@ -57,7 +62,7 @@ enum SaveFormat {
 /// What was saved.
 #[derive(Debug, Serialize)]
 struct Saved {
-    file: PathBuf,
+    file: String,
     /// It was restored on trial.
     verified: bool,
     /// Only `age` can read it.
@@ -72,6 +77,7 @@ impl Save {
         Self {
             file: Some(file),
             to: None,
+            scheduled: false,
             stale: false,
             verify: false,
             report: false,
@@ -84,11 +90,18 @@ impl Save {
 
 pub(crate) async fn run(save: Save, context: &Context) -> anyhow::Result<Exit> {
     match save.format {
-        SaveFormat::Konsul => archive(&save, context).await,
+        SaveFormat::Konsul => {
+            let done = archive(&save, context).await;
+            if done.is_err() && save.report {
+                report::tell_failure(BackupKind::Saved, context).await;
+            }
+            done
+        }
         SaveFormat::Consul => match &save.file {
-            Some(file) if !save.verify => consul::save(file, save.stale, context).await,
+            Some(file) if !save.verify && !save.scheduled => consul::save(file, save.stale, context).await,
             Some(_) | None => {
-                let text = "--format consul goes to a FILE, without --verify: its container names no digest";
+                let text =
+                    "--format consul goes to a FILE, without --verify and --scheduled: its container names no digest";
                 Err(UsageError(text.to_owned()).into())
             }
         },
@@ -101,41 +114,25 @@ async fn archive(save: &Save, context: &Context) -> anyhow::Result<Exit> {
         let text = "what is encrypted on its way cannot be restored on trial here: save it, then `snapshot verify --identity FILE`";
         return Err(UsageError(text.to_owned()).into());
     }
+    if save.scheduled
+        && let Some(why) = turn::leaders(context).await?
+    {
+        return turn::skipped(&why, context);
+    }
+    let began = Instant::now();
     let ask = Ask::get(path::Path::new("/v1/cluster/archive").flag("stale", save.stale)).patient(PATIENCE);
-    let mut answer = context.client.ask(&ask).await.map_err(leaderless)?;
+    let answer = context.client.ask(&ask).await.map_err(leaderless)?;
     let told =
         answer.header(ARCHIVE).context("the answer names no archive; is that a Konsul server of this version?")?;
     let facts: ArchiveFacts = serde_json::from_str(told).context("the answer names an archive of an unknown form")?;
-    let file = match (&save.to, &save.file) {
-        (Some(dir), _) => shelf::place(dir, &facts, encrypted)?,
-        (None, Some(file)) => file.clone(),
-        (None, None) => return Err(UsageError("name a FILE, or a directory with --to".to_owned()).into()),
-    };
-    let bar = context.output.progress(Some(facts.bytes));
-    let mut whole = WholeFile::create(&file)?;
-    let (began, mut verified_ms) = (Instant::now(), None);
-    let mut came = Came::default();
-    let mut encrypting = if encrypted { Some(save.recipients.encrypt(whole.handle()?)?) } else { None };
-    while let Some(chunk) = answer.chunk().await? {
-        bar.inc(u64::try_from(chunk.len()).unwrap_or(0));
-        came.take(&chunk);
-        match &mut encrypting {
-            Some(encrypting) => encrypting.write(&chunk)?,
-            None => whole.write(&chunk)?,
-        }
-    }
-    bar.finish_and_clear();
-    match encrypting {
-        Some(encrypting) => encrypting.finish()?,
-        None => came = Came::on_disk(whole.flushed()?)?,
-    }
-    came.compare(&facts)?;
+    let mut sink = Sink::open(save, &facts, encrypted)?;
+    receive(answer, &mut sink, &save.recipients, &facts, context).await?;
+    let mut verified_ms = None;
     if save.verify {
-        let partial = age::readable(whole.flushed()?, &Identity::default())?;
-        let proven = verify(&partial, None, &save.konsuld).context("the archive is no backup; nothing was saved")?;
-        verified_ms = Some(proven.took_ms);
+        let proven = verify::on_trial(&sink.readable()?, None, &save.konsuld);
+        verified_ms = Some(proven.context("the archive is no backup; nothing was saved")?.took_ms);
     }
-    whole.finish()?;
+    let file = sink.finish(context).await?;
     if save.report {
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         report::tell(BackupKind::Saved, &facts, took_ms, context).await?;
@@ -143,16 +140,114 @@ async fn archive(save: &Save, context: &Context) -> anyhow::Result<Exit> {
             report::tell(BackupKind::Verified, &facts, took_ms, context).await?;
         }
     }
-    let saved = Saved { file, verified: save.verify, encrypted, archive: facts };
-    context.output.result(&saved, || {
+    show(&Saved { file, verified: save.verify, encrypted, archive: facts }, context)
+}
+
+fn show(saved: &Saved, context: &Context) -> anyhow::Result<Exit> {
+    context.output.result(saved, || {
         let proof = match (saved.verified, saved.encrypted) {
             (true, _) => "compared, and restored on trial",
             (false, true) => "compared, and encrypted",
             (false, false) => "compared",
         };
-        format!("{}\nSaved as {}, {proof}", fields(&saved.archive), saved.file.display())
+        format!("{}\nSaved as {}, {proof}", fields(&saved.archive), saved.file)
     })?;
     Ok(Exit::Done)
+}
+
+/// Where an archive is until all of it is known to be right.
+enum Sink {
+    /// Beside its place.
+    File { file: WholeFile, path: PathBuf },
+    /// On this host, for a bucket.
+    #[cfg(feature = "object-store")]
+    Scratch { scratch: crate::file::Scratch, bucket: super::bucket::Bucket, place: Place, name: String },
+}
+
+impl Sink {
+    fn open(save: &Save, facts: &ArchiveFacts, encrypted: bool) -> anyhow::Result<Self> {
+        let path = match (&save.to, &save.file) {
+            (Some(Place::Path(dir)), _) => shelf::file(dir, &shelf::name(facts, encrypted)?)?,
+            #[cfg(feature = "object-store")]
+            (Some(place @ Place::Bucket(address)), _) => {
+                let (scratch, bucket) = (crate::file::Scratch::create()?, super::bucket::Bucket::open(address)?);
+                let name = shelf::name(facts, encrypted)?;
+                return Ok(Self::Scratch { scratch, bucket, place: place.clone(), name });
+            }
+            (None, Some(file)) => file.clone(),
+            (None, None) => return Err(UsageError("name a FILE, or where to keep it with --to".to_owned()).into()),
+        };
+        Ok(Self::File { file: WholeFile::create(&path)?, path })
+    }
+
+    /// Where somebody else writes the bytes.
+    fn handle(&self) -> anyhow::Result<fs::File> {
+        match self {
+            Self::File { file, .. } => file.handle(),
+            #[cfg(feature = "object-store")]
+            Self::Scratch { scratch, .. } => scratch.handle(),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        match self {
+            Self::File { file, .. } => file.write(bytes),
+            #[cfg(feature = "object-store")]
+            Self::Scratch { scratch, .. } => scratch.write(bytes),
+        }
+    }
+
+    /// What has come so far.
+    fn readable(&mut self) -> anyhow::Result<Readable> {
+        match self {
+            Self::File { file, .. } => Ok(Readable::file(file.flushed()?)),
+            #[cfg(feature = "object-store")]
+            Self::Scratch { scratch, name, .. } => Ok(Readable::scratch(name.clone(), scratch.again()?)),
+        }
+    }
+
+    /// Gives it its name, which is told.
+    #[cfg_attr(not(feature = "object-store"), expect(unused_variables, reason = "only what goes elsewhere takes time"))]
+    async fn finish(self, context: &Context) -> anyhow::Result<String> {
+        match self {
+            Self::File { file, path } => {
+                file.finish()?;
+                Ok(path.display().to_string())
+            }
+            #[cfg(feature = "object-store")]
+            Self::Scratch { scratch, bucket, place, name } => {
+                bucket.put(&name, &scratch.path(), context).await?;
+                Ok(place.below(&name))
+            }
+        }
+    }
+}
+
+/// Takes all of it, and compares it with what was announced: as it is on disk or, if it is encrypted on its way, as it came.
+async fn receive(
+    mut answer: Answer<'_>,
+    sink: &mut Sink,
+    recipients: &Recipients,
+    facts: &ArchiveFacts,
+    context: &Context,
+) -> anyhow::Result<()> {
+    let bar = context.output.progress(Some(facts.bytes));
+    let mut came = Came::default();
+    let mut encrypting = if recipients.is_nobody() { None } else { Some(recipients.encrypt(sink.handle()?)?) };
+    while let Some(chunk) = answer.chunk().await? {
+        bar.inc(u64::try_from(chunk.len()).unwrap_or(0));
+        came.take(&chunk);
+        match &mut encrypting {
+            Some(encrypting) => encrypting.write(&chunk)?,
+            None => sink.write(&chunk)?,
+        }
+    }
+    bar.finish_and_clear();
+    match encrypting {
+        Some(encrypting) => encrypting.finish()?,
+        None => came = Came::on_disk(&sink.readable()?.path())?,
+    }
+    came.compare(facts)
 }
 
 /// Without a leader there is a code of its own: a timer may then try `--stale`.

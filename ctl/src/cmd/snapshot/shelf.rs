@@ -1,8 +1,11 @@
-//! A directory of archives: `<cluster>/e<epoch>/base/<index>-<time>-<id>.kbs[.age]`. The names tell enough to list and to prune.
+//! A shelf of archives: `<cluster>/e<epoch>/base/<index>-<time>-<id>.kbs[.age]` below a directory or in a bucket. The names
+//! tell enough to list and to prune.
 
 use super::{
     age,
+    place::Place,
     retention::{Day, Keep},
+    turn,
 };
 use crate::{
     Context,
@@ -23,10 +26,14 @@ const SUFFIX: &str = ".kbs";
 /// `konsulctl snapshot prune`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Prune {
-    /// The directory
-    dir: PathBuf,
+    /// Where they are
+    #[arg(value_name = "WHERE")]
+    place: Place,
     #[command(flatten)]
     keep: Keep,
+    /// For a timer on every node: in a bucket, which all of them share, only the leader removes something
+    #[arg(long)]
+    scheduled: bool,
     /// Tell what would be removed, and remove nothing
     #[arg(long)]
     dry_run: bool,
@@ -34,11 +41,14 @@ pub(crate) struct Prune {
 
 /// An archive on the shelf.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Shelved {
-    file: PathBuf,
-    cluster_id: String,
+pub(super) struct Shelved {
+    file: String,
+    /// Below the shelf.
+    #[serde(skip)]
+    name: String,
+    pub(super) cluster_id: String,
     epoch: u32,
-    index: u64,
+    pub(super) index: u64,
     /// `20261129T204644Z`
     created: String,
     /// The first digits of the archive's id.
@@ -56,30 +66,38 @@ struct Fate<'a> {
     archive: &'a Shelved,
 }
 
-/// Where an archive goes; its directory is made.
-pub(super) fn place(dir: &Path, facts: &ArchiveFacts, encrypted: bool) -> anyhow::Result<PathBuf> {
+/// The name of an archive below its shelf.
+pub(super) fn name(facts: &ArchiveFacts, encrypted: bool) -> anyhow::Result<String> {
     let time: String = facts.created.split('.').next().unwrap_or_default().replace(['-', ':'], "");
     let id = facts.id.get(..8).context("the archive has no id")?;
-    let home = dir.join(&facts.cluster_id).join(format!("e{}", facts.epoch)).join("base");
-    fs::create_dir_all(&home).with_context(|| format!("make {}", home.display()))?;
+    let (cluster, epoch, index) = (&facts.cluster_id, facts.epoch, facts.index);
     let encrypted = if encrypted { age::SUFFIX } else { "" };
-    Ok(home.join(format!("{:020}-{time}Z-{id}{SUFFIX}{encrypted}", facts.index)))
+    Ok(format!("{cluster}/e{epoch}/base/{index:020}-{time}Z-{id}{SUFFIX}{encrypted}"))
 }
 
-/// Newest first, by cluster.
-fn archives(dir: &Path) -> anyhow::Result<Vec<Shelved>> {
-    let mut found = Vec::new();
-    for cluster in subdirectories(dir)? {
-        for epoch in subdirectories(&cluster)? {
-            let base = epoch.join("base");
-            if base.is_dir() {
-                for entry in fs::read_dir(&base).with_context(|| format!("list {}", base.display()))? {
-                    let path = entry.with_context(|| format!("list {}", base.display()))?.path();
-                    found.extend(shelved(&cluster, &epoch, &path)?);
-                }
-            }
-        }
+/// Where an archive of this name goes; its directory is made.
+pub(super) fn file(dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let file = dir.join(name);
+    let home = file.parent().unwrap_or(dir);
+    fs::create_dir_all(home).with_context(|| format!("make {}", home.display()))?;
+    Ok(file)
+}
+
+impl Shelved {
+    /// The archive itself.
+    pub(super) fn place(&self) -> anyhow::Result<Place> {
+        self.file.parse().map_err(anyhow::Error::msg)
     }
+}
+
+/// By cluster, of each the newest first.
+pub(super) async fn archives(place: &Place) -> anyhow::Result<Vec<Shelved>> {
+    let files = match place {
+        Place::Path(dir) => files(dir)?,
+        #[cfg(feature = "object-store")]
+        Place::Bucket(address) => super::bucket::Bucket::open(address)?.list().await?,
+    };
+    let mut found: Vec<Shelved> = files.into_iter().filter_map(|(name, bytes)| shelved(place, name, bytes)).collect();
     let age = |archive: &Shelved| {
         (archive.cluster_id.clone(), std::cmp::Reverse((archive.epoch, archive.created.clone(), archive.index)))
     };
@@ -87,33 +105,50 @@ fn archives(dir: &Path) -> anyhow::Result<Vec<Shelved>> {
     Ok(found)
 }
 
-fn subdirectories(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let list = || format!("list {}", dir.display());
+/// Name and size of every file of a shelf.
+fn files(dir: &Path) -> anyhow::Result<Vec<(String, u64)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir).with_context(list)? {
-        let path = entry.with_context(list)?.path();
-        if path.is_dir() {
-            found.push(path);
+    for cluster in entries(dir)?.into_iter().filter(|path| path.is_dir()) {
+        for epoch in entries(&cluster)?.into_iter().filter(|path| path.join("base").is_dir()) {
+            for file in entries(&epoch.join("base"))? {
+                let bytes = fs::metadata(&file).with_context(|| format!("read {}", file.display()))?.len();
+                // A name that is no text is none of ours.
+                found.extend(file.strip_prefix(dir).ok().and_then(Path::to_str).map(|name| (name.to_owned(), bytes)));
+            }
         }
     }
     Ok(found)
 }
 
+fn entries(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let list = || format!("list {}", dir.display());
+    fs::read_dir(dir).with_context(list)?.map(|entry| Ok(entry.with_context(list)?.path())).collect()
+}
+
 /// `None` for what `save --to` did not write.
-fn shelved(cluster: &Path, epoch: &Path, path: &Path) -> anyhow::Result<Option<Shelved>> {
-    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let file = name(path);
-    let parsed = file.strip_suffix(age::SUFFIX).unwrap_or(&file).strip_suffix(SUFFIX).and_then(|stem| {
-        let mut parts = stem.split('-');
-        let (index, created, id) = (parts.next()?, parts.next()?, parts.next()?);
-        let number = |from: usize, to: usize| created.get(from..to)?.parse().ok();
-        let day = Day::of(number(0, 4)?, number(4, 6)?, number(6, 8)?)?;
-        let epoch = name(epoch).strip_prefix('e')?.parse().ok()?;
-        Some((index.parse().ok()?, created.to_owned(), id.to_owned(), epoch, day))
-    });
-    let Some((index, created, id, epoch, day)) = parsed else { return Ok(None) };
-    let bytes = fs::metadata(path).with_context(|| format!("read {}", path.display()))?.len();
-    Ok(Some(Shelved { file: path.to_owned(), cluster_id: name(cluster), epoch, index, created, id, bytes, day }))
+fn shelved(place: &Place, name: String, bytes: u64) -> Option<Shelved> {
+    let mut levels = name.split('/');
+    let (cluster, epoch, "base", file, None) =
+        (levels.next()?, levels.next()?, levels.next()?, levels.next()?, levels.next())
+    else {
+        return None;
+    };
+    let mut parts = file.strip_suffix(age::SUFFIX).unwrap_or(file).strip_suffix(SUFFIX)?.split('-');
+    let (index, created, id) = (parts.next()?.parse().ok()?, parts.next()?.to_owned(), parts.next()?.to_owned());
+    let number = |from: usize, to: usize| created.get(from..to)?.parse().ok();
+    let day = Day::of(number(0, 4)?, number(4, 6)?, number(6, 8)?)?;
+    let (cluster_id, epoch) = (cluster.to_owned(), epoch.strip_prefix('e')?.parse().ok()?);
+    Some(Shelved { file: place.below(&name), cluster_id, epoch, index, created, id, bytes, day, name })
+}
+
+async fn remove(place: &Place, archive: &Shelved) -> anyhow::Result<()> {
+    match place {
+        Place::Path(dir) => {
+            fs::remove_file(dir.join(&archive.name)).with_context(|| format!("remove {}", archive.file))
+        }
+        #[cfg(feature = "object-store")]
+        Place::Bucket(address) => super::bucket::Bucket::open(address)?.remove(&archive.name).await,
+    }
 }
 
 fn row(archive: &Shelved) -> Vec<String> {
@@ -122,24 +157,30 @@ fn row(archive: &Shelved) -> Vec<String> {
         archive.index.to_string(),
         archive.epoch.to_string(),
         archive.bytes.to_string(),
-        archive.file.display().to_string(),
+        archive.file.clone(),
     ]
 }
 
-pub(super) fn list(dir: &Path, context: &Context) -> anyhow::Result<Exit> {
-    let archives = archives(dir)?;
+pub(super) async fn list(place: &Place, context: &Context) -> anyhow::Result<Exit> {
+    let archives = archives(place).await?;
     context.output.result(&archives, || {
         output::table(&["Created", "Index", "Epoch", "Bytes", "File"], archives.iter().map(row))
     })?;
     Ok(Exit::Done)
 }
 
-pub(super) fn prune(prune: &Prune, context: &Context) -> anyhow::Result<Exit> {
+pub(super) async fn prune(prune: &Prune, context: &Context) -> anyhow::Result<Exit> {
     if prune.keep.is_nothing() {
         let text = "say what to keep: --keep-last, --keep-daily, --keep-weekly or --keep-monthly";
         return Err(UsageError(text.to_owned()).into());
     }
-    let archives = archives(&prune.dir)?;
+    if prune.scheduled
+        && prune.place.is_shared()
+        && let Some(why) = turn::leaders(context).await?
+    {
+        return turn::skipped(&why, context);
+    }
+    let archives = archives(&prune.place).await?;
     let mut clusters: BTreeMap<&str, Vec<&Shelved>> = BTreeMap::new();
     for archive in &archives {
         clusters.entry(&archive.cluster_id).or_default().push(archive);
@@ -152,7 +193,7 @@ pub(super) fn prune(prune: &Prune, context: &Context) -> anyhow::Result<Exit> {
     }
     if !prune.dry_run {
         for fate in fates.iter().filter(|fate| !fate.kept) {
-            fs::remove_file(&fate.archive.file).with_context(|| format!("remove {}", fate.archive.file.display()))?;
+            remove(&prune.place, fate.archive).await?;
         }
     }
     context.output.result(&fates, || {
