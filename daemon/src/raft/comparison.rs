@@ -83,6 +83,7 @@ fn majority(heard: &[Heard]) -> Option<(Digest, u64, u64)> {
 impl Consensus {
     /// Compares the states of all members now; works on every node.
     pub async fn compare(&self) -> Result<Comparison, CompareError> {
+        self.may_compare()?;
         if self.leads() {
             return self.compare_here().await;
         }
@@ -99,6 +100,12 @@ impl Consensus {
                 Err(CompareError::Failed(format!("the answer of {} cannot be read: {error}", leader.info.name)))
             }
         }
+    }
+
+    /// Whether everybody understands a check point.
+    fn may_compare(&self) -> Result<(), CompareError> {
+        let version = self.cluster_version().map_err(|error| CompareError::Failed(error.to_string()))?;
+        if version < VERSION_OF_CHECK_POINTS { Err(CompareError::Version { version }) } else { Ok(()) }
     }
 
     /// A member asks the leader for it.
@@ -159,10 +166,7 @@ impl Consensus {
 
     async fn compare_here(&self) -> Result<Comparison, CompareError> {
         let _turn = self.inner.comparing.lock().await;
-        let version = self.cluster_version().map_err(|error| CompareError::Failed(error.to_string()))?;
-        if version < VERSION_OF_CHECK_POINTS {
-            return Err(CompareError::Version { version });
-        }
+        self.may_compare()?;
         let index = self.write_check_point().await?;
         let mut heard = self.collect(index).await;
         let agreed = majority(&heard);

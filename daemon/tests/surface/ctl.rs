@@ -349,6 +349,24 @@ fn leadership(ctl: &Ctl, cluster: &Cluster) {
     });
 }
 
+fn states_and_versions(ctl: &Ctl, node: SocketAddr) {
+    let compared = ctl.json(node, "cluster compare");
+    let agreed = &compared["agreed"];
+    assert!(compared["same"] == true && agreed.as_str().is_some_and(|digest| digest.len() == 64), "{compared}");
+    let members = compared["members"].as_array().unwrap();
+    assert!(
+        members.len() == 3 && members.iter().all(|it| it["digest"] == *agreed && it["fenced"] == false),
+        "{compared}"
+    );
+    assert!(ctl.done(node, "cluster compare").contains("All 3 hold the same state"));
+    let status = ctl.json(node, "upgrade status");
+    assert!(status["cluster_version"] == status["newest"] && status["blocked"] == serde_json::json!([]), "{status}");
+    assert!(ctl.done(node, "upgrade status").contains("nothing"));
+    let finalized = ctl.json(node, "upgrade finalize");
+    assert_eq!(finalized["from"], finalized["to"]);
+    assert!(ctl.done(node, "cluster can-restart --wait 20s").starts_with("yes"));
+}
+
 fn autopilot(ctl: &Ctl, cluster: &Cluster, node: SocketAddr) {
     assert_eq!(ctl.json(node, "autopilot get")["ServerStabilizationTime"], "10s");
     let set = ctl.json(node, "autopilot set --server-stabilization-time 7s --dead-server-threshold 2m --min-quorum 1");
@@ -436,6 +454,7 @@ fn every_command_does_what_it_says_on_a_node_that_does_not_lead() {
     about_the_cluster(&ctl, &cluster, follower.http);
     tokens_and_audit(&ctl, follower.http);
     about_the_node(&ctl, follower.http, &follower.name);
+    states_and_versions(&ctl, follower.http);
     leadership(&ctl, &cluster);
     autopilot(&ctl, &cluster, follower.http);
     consuls_words_for_members(&ctl, &cluster, follower.http);
