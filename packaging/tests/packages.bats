@@ -11,7 +11,8 @@ setup_file() {
   SUITE=${SUITE:-bookworm}
   PACKAGES=${PACKAGES:-$REPO/target/package/out}
   UNITS="konsul.service konsul-http.socket konsul-rpc.socket konsul-admin.socket"
-  export REPO HOSTS_DIR HOSTS_NAME SUITE PACKAGES UNITS
+  TIMERS="konsul-backup.timer konsul-verify.timer"
+  export REPO HOSTS_DIR HOSTS_NAME SUITE PACKAGES UNITS TIMERS
   load hosts
   local root n
   root=$(root_of "$SUITE")
@@ -72,6 +73,8 @@ is_well() {
 
 tells_its_part() { [[ $(readme "$1" "systemctl status konsul") =~ Status:.*(leader|follower).*term ]]; }
 
+may_not_restart() { ! on "$1" konsulctl cluster can-restart; }
+
 is_alive() { on "$1" konsulctl health --live; }
 
 has_color() { [[ $(on "$1" konsulctl --timeout 2s kv get color) == "$2" ]]; }
@@ -85,7 +88,7 @@ is_stopped() { [[ $(pid_of "$1") == 0 ]]; }
 # Nothing of it runs on host $1, and nothing would at the next boot.
 is_off() {
   local unit
-  for unit in $UNITS; do
+  for unit in $UNITS $TIMERS; do
     ! on "$1" systemctl --quiet is-active "$unit" || return 1
     ! on "$1" systemctl --quiet is-enabled "$unit" 2>/dev/null || return 1
   done
@@ -93,10 +96,17 @@ is_off() {
 
 is_on() {
   local unit
-  for unit in $UNITS; do
+  for unit in $UNITS $TIMERS; do
     on "$1" systemctl --quiet is-active "$unit" && on "$1" systemctl --quiet is-enabled "$unit" || return 1
   done
 }
+
+# How often something happened, or when, as host $1 tells it.
+metric() { on "$1" konsulctl metrics | sed --quiet "s/^konsul_backup_$2{.*} //p"; }
+
+has_metric() { [[ -n $(metric "$1" "$2") ]]; }
+
+archives_of() { on "$1" find /var/lib/konsul-backup -name '*.kbs'; }
 
 # Which files are below /var/lib/konsul on host $1, and whose they are.
 data_of() { on "$1" find /var/lib/konsul -mindepth 1 -maxdepth 2 -printf '%P %u %m\n' | sort; }
@@ -149,6 +159,52 @@ make_rpm() {
   as_alice 2 "konsulctl kv put color blue"
 }
 
+@test "backups: the leader saves, the others leave it to it; what was saved is restored on trial where it is" {
+  local n leader archive
+  for n in 1 2 3; do
+    is_on "$n"
+    on "$n" systemctl start konsul-backup.service
+  done
+  leader=$(on 1 konsulctl cluster leader --json | jq --raw-output .name)
+  leader=${leader#n}
+  for n in 1 2 3; do
+    archive=$(archives_of "$n")
+    if [[ $n == "$leader" ]]; then
+      [[ $(on "$n" stat --format='%U %a' "$archive") == "konsul 600" ]]
+      [[ $(on "$n" stat --format='%U %a' /var/lib/konsul-backup) == "konsul 700" ]]
+    else
+      [[ -z $archive ]]
+      on "$n" journalctl --unit=konsul-backup.service --output=cat | grep "Nothing to do: n$n does not lead, n$leader does"
+    fi
+  done
+  as_alice 2 "konsulctl snapshot status"
+  run as_alice 2 "konsulctl snapshot status --json"
+  [[ $(jq '[.saved.index > 0, .verified]' --compact-output <<<"$output") == "[true,null]" ]]
+  for n in 1 2 3; do
+    wait_until "host $n tells of the backup" 20 has_metric "$n" last_success_timestamp_seconds
+    ! has_metric "$n" last_verified_timestamp_seconds || return 1
+  done
+  for n in 1 2 3; do on "$n" systemctl start konsul-verify.service; done
+  on "$leader" journalctl --unit=konsul-verify.service --output=cat | grep "Restored on trial"
+  [[ $(as_alice 2 "konsulctl snapshot status --json" | jq '.verified.index == .saved.index') == true ]]
+  wait_until "host 2 tells of the trial" 20 has_metric 2 last_verified_timestamp_seconds
+}
+
+@test "a backup that fails is a failed unit, and is counted" {
+  local leader
+  leader=$(on 1 konsulctl cluster leader --json | jq --raw-output .name)
+  leader=${leader#n}
+  [[ $(metric "$leader" failures_total | paste --serial --delimiters=' ') == "0 0" ]]
+  on "$leader" sh -c 'echo KONSUL_BACKUP_TO=/mnt >>/etc/konsul/backup.conf'
+  run on "$leader" systemctl start konsul-backup.service
+  [[ $status -ne 0 ]]
+  on "$leader" journalctl --unit=konsul-backup.service --output=cat | grep 'Error: make /mnt'
+  on "$leader" konsulctl metrics | grep '^konsul_backup_failures_total{.*kind="base".*} 1$'
+  on "$leader" systemctl stop konsul-backup.service
+  on "$leader" sed --in-place '/^KONSUL_BACKUP_TO=/d' /etc/konsul/backup.conf
+  on "$leader" systemctl start konsul-backup.service
+}
+
 @test "README: configure an address, restart" {
   as_alice 2 "sudo sed --in-place 's/^listen = .*/listen = [\"127.0.0.1:8500\", \"10.77.0.2:8500\"]/' /etc/konsul/konsul.toml"
   readme 2 "systemctl daemon-reload; systemctl stop konsul.service 'konsul-*.socket'; systemctl start konsul" \
@@ -192,6 +248,8 @@ make_rpm() {
   [[ $output == *"NEEDRESTART-SVC: konsul.service"* ]]
   # shellcheck disable=SC2086 # a word each
   on 3 systemctl stop $UNITS
+  # That a node has gone is known when it has been silent for a while.
+  wait_until "host 1 may not restart" 30 may_not_restart 1
   run on 1 needrestart -r a
   echo "$output"
   [[ $output == *"not well: n3"* ]]
