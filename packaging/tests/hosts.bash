@@ -135,8 +135,18 @@ host_stop() {
 
 is_gone() { ! kill -0 "$1" 2>/dev/null || grep --quiet '^State:.*Z' "/proc/$1/status"; }
 
+# Removes the control groups of host $1, which takes until the last of their processes has died.
+groups_are_gone() {
+  local tree group
+  for tree in unified systemd; do
+    group=/sys/fs/cgroup/$tree/$HOSTS_NAME-$1
+    [[ ! -d $group ]] || find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null
+    [[ ! -d $group ]] || return
+  done
+}
+
 hosts_down() {
-  local dir n pid tree
+  local dir n pid
   for dir in "$HOSTS_DIR"/[0-9]*; do
     [[ -e $dir/nspawn ]] || continue
     n=$(basename "$dir")
@@ -146,9 +156,7 @@ hosts_down() {
     umount --lazy "$dir/root"
     [[ ! -d $dir/disk ]] || umount --lazy "$dir/disk"
     ip netns del "$HOSTS_NAME-$n"
-    for tree in unified systemd; do
-      find "/sys/fs/cgroup/$tree/$HOSTS_NAME-$n" -depth -type d -exec rmdir {} \; 2>/dev/null
-    done
+    wait_until "the control groups of host $n are gone" 10 groups_are_gone "$n" || true
   done
   ip netns del "$SWITCH" 2>/dev/null
   rm -rf "$HOSTS_DIR"
