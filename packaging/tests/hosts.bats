@@ -60,8 +60,9 @@ is_well() {
 }
 
 load_begin() {
-  ip netns exec "$HOSTS_NAME-$1" "$BATS_TEST_DIRNAME/load.py" 127.0.0.1:8500 4 >"$BATS_TEST_TMPDIR/load" 3>&- &
+  ip netns exec "$HOSTS_NAME-$1" "$BATS_TEST_DIRNAME/load.py" 127.0.0.1:8500 4 >"$BATS_TEST_TMPDIR/load" 2>"$BATS_TEST_TMPDIR/load.began" 3>&- &
   echo $! >"$BATS_TEST_TMPDIR/load.pid"
+  wait_until "the load has begun" 30 grep --quiet begun "$BATS_TEST_TMPDIR/load.began"
 }
 
 load_end() {
@@ -96,6 +97,8 @@ disk_thaw() {
 }
 
 status_of() { on "$1" systemctl show --property=StatusText --value konsul.service; }
+
+tells_role() { [[ $(status_of "$1") =~ (leader|follower).*term ]]; }
 
 has_status() { [[ $(status_of "$1") == *"$2"* ]]; }
 
@@ -147,11 +150,9 @@ install_deb() {
 }
 
 @test "systemctl status tells role, leader and term" {
-  local n text
+  local n
   for n in 1 2 3; do
-    text=$(status_of "$n")
-    echo "$text"
-    [[ $text =~ (leader|follower) && $text =~ term ]]
+    wait_until "host $n tells" 10 tells_role "$n"
   done
 }
 

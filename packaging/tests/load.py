@@ -6,6 +6,7 @@ usage: load.py HOST:PORT [WORKERS]
 Writes and reads in turn. "refused" and "reset" are connections, "failed" are answers other than 200, and than 404 to a
 read: it is stale, so the first may come before the write is here. "slowest_ms" and
 "p99_ms" are of those that were answered, "gap_ms" is the longest time without an answer.
+Says "begun" on stderr once it has been answered twenty times.
 """
 import json
 import signal
@@ -58,6 +59,8 @@ def worker(host, port, number):
             if what == "done":
                 times.append(now - began)
                 answered_at.append(now)
+                if counts[what] == 20:
+                    print("begun", file=sys.stderr, flush=True)
             elif len(seen) < 5:
                 seen.append("%s %s" % (what, answer[:120].decode("latin-1") if what == "failed" else ""))
 
