@@ -12,8 +12,11 @@ use crate::storage::codec as stored;
 use bytes::Bytes;
 use konsul_state::{DecodeError, Reader, Writer};
 
-/// Version of every payload written here.
+/// Version of every payload written here, but of one.
 const VERSION: u8 = 1;
+/// Of an append whose leader says that it is cut off: the same bytes, in words that a program from before cluster version 2
+/// does not know.
+const VERSION_CUT_OFF: u8 = 2;
 const ENTRY_LENGTH_BYTES: usize = 4;
 
 /// What a snapshot transfer starts with.
@@ -42,8 +45,10 @@ pub(super) fn put_append(
 ) -> usize {
     let start = out.len();
     with_writer(out, |out| {
-        out.u8(VERSION);
-        out.bool(standing == LeaderStanding::CutOff);
+        out.u8(match standing {
+            LeaderStanding::Acknowledged => VERSION,
+            LeaderStanding::CutOff => VERSION_CUT_OFF,
+        });
         stored::put_vote(out, &request.vote);
         stored::put_log_id_opt(out, request.prev_log_id.as_ref());
         stored::put_log_id_opt(out, request.leader_commit.as_ref());
@@ -68,9 +73,15 @@ pub(super) fn put_append(
 
 /// An append request; its entries share `bytes`.
 pub(super) fn append(bytes: &Bytes) -> Result<(AppendEntriesRequest, LeaderStanding), DecodeError> {
-    let mut from = versioned(bytes, "append version")?;
-    let cut_off = from.bool("leader is cut off")?;
-    let standing = if cut_off { LeaderStanding::CutOff } else { LeaderStanding::Acknowledged };
+    let mut from = Reader::new(bytes);
+    let standing = match from.u8("append version")? {
+        VERSION => LeaderStanding::Acknowledged,
+        VERSION_CUT_OFF => LeaderStanding::CutOff,
+        found => {
+            let known = u64::from(VERSION_CUT_OFF);
+            return Err(DecodeError::Unknown { what: "append version", found: u64::from(found), known });
+        }
+    };
     let vote = stored::vote(&mut from)?;
     let prev_log_id = stored::log_id_opt(&mut from)?;
     let leader_commit = stored::log_id_opt(&mut from)?;

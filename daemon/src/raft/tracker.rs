@@ -7,6 +7,7 @@ use crate::metrics::{Election, PeerProgress, RoleMetric};
 use crate::peer::LeaderStanding;
 use crate::raft_types::{LogId, TypeConfig};
 use crate::telemetry::events;
+use konsul_state::VERSION_OF_CUT_OFF;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftMetrics, ReadPolicy, ServerState};
 use std::sync::atomic::Ordering;
@@ -199,7 +200,7 @@ impl Consensus {
             rounds += 1;
             // Twice: a new leader has not been acknowledged yet.
             let misses = self.misses_its_majority();
-            if misses && missed {
+            if misses && missed && self.cluster_version().is_ok_and(|version| version >= VERSION_OF_CUT_OFF) {
                 self.inner.pool.set_standing(LeaderStanding::CutOff);
             }
             missed = misses;

@@ -45,5 +45,5 @@ pub use outcome::{Outcome, TokenRefusal, TxnEntry, TxnFailure};
 pub use records::{Loader, Record};
 pub use schema::{KEY_BYTES_MAX, Store};
 pub use token::{TOKEN_USES_MAX, TOKENS_MAX, Token, TokenRevoked, TokenUse};
-pub use version::{VERSION_MAX, VERSION_MIN, VERSION_OF_CHECK_POINTS, version_brings};
+pub use version::{VERSION_MAX, VERSION_MIN, VERSION_OF_CHECK_POINTS, VERSION_OF_CUT_OFF, version_brings};
 pub use view::{Keys, Listed, Position, View};

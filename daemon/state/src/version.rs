@@ -5,6 +5,8 @@
 //! | 1 | everything of before there were versions |
 //! | 2 | check points ([`crate::Command::CheckPoint`]), and a cluster version ([`crate::Command::Upgrade`]) |
 //!
+//! What members say to each other keeps to it as well: since version 2 a leader may say that it is cut off.
+//!
 //! A program understands a range of them, and at each writes what the oldest program of that version can read. Nobody
 //! raises the version but people, when every member understands the next one. It never goes down: then older programs
 //! could meet what they do not understand.
@@ -22,10 +24,15 @@ pub const VERSION_MAX: u32 = 2;
 /// Since this version the log may hold check points.
 pub const VERSION_OF_CHECK_POINTS: u32 = 2;
 
+/// Since this version a leader may say with its appends that it misses its majority.
+pub const VERSION_OF_CUT_OFF: u32 = 2;
+
 /// What a cluster has from this version on, in words; `None`: it is from before, or not known to this program.
 pub fn version_brings(version: u32) -> Option<&'static str> {
     match version {
-        VERSION_OF_CHECK_POINTS => Some("the states of all nodes are compared, and one that deviates is fenced"),
+        VERSION_OF_CHECK_POINTS => Some(
+            "the states of all nodes are compared, and one that deviates is fenced; who hears only a leader that is cut off is not ready",
+        ),
         _ => None,
     }
 }

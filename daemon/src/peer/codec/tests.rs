@@ -143,6 +143,28 @@ proptest! {
 }
 
 #[test]
+fn an_append_is_in_the_words_of_before_unless_its_leader_is_cut_off() {
+    let request = AppendEntriesRequest {
+        vote: Vote::new_committed(7, 1),
+        prev_log_id: None,
+        entries: Vec::new(),
+        leader_commit: None,
+    };
+    let bytes = |standing| {
+        let mut out = Vec::new();
+        put_append(&mut out, (&request, standing), usize::MAX);
+        out
+    };
+    let (before, cut_off) = (bytes(LeaderStanding::Acknowledged), bytes(LeaderStanding::CutOff));
+    assert_eq!((before[0], cut_off[0], &before[1..]), (1, 2, &cut_off[1..]));
+    // Older programs read the vote right behind the version.
+    let mut vote = Writer::new();
+    stored::put_vote(&mut vote, &request.vote);
+    let vote = vote.into_vec();
+    assert_eq!(before[1..=vote.len()], vote);
+}
+
+#[test]
 fn a_newer_version_is_told_apart_from_damage() {
     let error = append_answer(&[VERSION + 1, APPEND_SUCCESS]).unwrap_err();
     assert!(matches!(error, DecodeError::Unknown { found: 2, known: 1, .. }), "{error}");
