@@ -135,6 +135,16 @@ host_stop() {
 
 is_gone() { ! kill -0 "$1" 2>/dev/null || grep --quiet '^State:.*Z' "/proc/$1/status"; }
 
+# For a test that failed: what the hosts say of their nodes.
+hosts_tell() {
+  local n
+  for n in 1 2 3; do
+    echo "--- host $n"
+    on "$n" systemctl --no-pager --lines=0 status konsul.service || true
+    on "$n" journalctl --no-pager --lines=15 --unit=konsul.service || true
+  done
+}
+
 # Removes the control groups of host $1, which takes until the last of their processes has died.
 groups_are_gone() {
   local tree group

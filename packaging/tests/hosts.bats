@@ -37,14 +37,7 @@ teardown() {
     [[ ! -e $left ]] || kill "$(cat "$left")" 2>/dev/null || true
   done
   [[ ! -e $BATS_TEST_TMPDIR/frozen ]] || disk_thaw 2
-  if [[ -z ${BATS_TEST_COMPLETED:-} ]]; then
-    local n
-    for n in 1 2 3; do
-      echo "--- host $n"
-      on "$n" systemctl --no-pager --lines=0 status konsul.service || true
-      on "$n" journalctl --no-pager --lines=15 --unit=konsul.service || true
-    done
-  fi
+  [[ -n ${BATS_TEST_COMPLETED:-} ]] || hosts_tell
 }
 
 # Copies a file to host $1, as /root/NAME.

@@ -36,14 +36,7 @@ setup() {
 }
 
 teardown() {
-  if [[ -z ${BATS_TEST_COMPLETED:-} ]]; then
-    local n
-    for n in 1 2 3; do
-      echo "--- host $n"
-      on "$n" systemctl --no-pager --lines=0 status konsul.service || true
-      on "$n" journalctl --no-pager --lines=15 --unit=konsul.service || true
-    done
-  fi
+  [[ -n ${BATS_TEST_COMPLETED:-} ]] || hosts_tell
 }
 
 # As somebody who has sudo, at home on host $1.
