@@ -36,4 +36,5 @@ mod secrets;
 mod snapshot;
 #[allow(dead_code, unused_imports, clippy::explicit_write, reason = "shared with tests that use the rest of it")]
 mod support;
+mod upgraded;
 mod version;

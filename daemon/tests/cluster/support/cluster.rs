@@ -3,7 +3,7 @@
 use super::certs;
 use super::janitor::Janitor;
 use super::net::{self, Net};
-use super::node::{Node, tail};
+use super::node::{Node, own_program, tail};
 use super::wait::{so, wait_until};
 use konsul_api::cluster::{ClusterStatus, DigestAnswer, Role};
 use std::fmt::Write as _;
@@ -119,6 +119,7 @@ impl Cluster {
                 log: dir.join(format!("{name}.log")),
                 netns: net.as_ref().map(|net| net.netns(at + 1)),
                 credentials: dir.join(format!("{name}.credentials")),
+                program: Mutex::new(own_program()),
                 child: Mutex::new(None),
             };
             fs::write(&node.config, config(&dir, &node, &names, &options)).unwrap();
@@ -141,6 +142,7 @@ impl Cluster {
             log: self.dir.join(format!("{name}.log")),
             netns: None,
             credentials: self.dir.join(format!("{name}.credentials")),
+            program: Mutex::new(own_program()),
             child: Mutex::new(None),
         };
         let text = format!(

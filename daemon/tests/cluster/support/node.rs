@@ -7,13 +7,18 @@ use konsul_api::health::Health;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Questions about a node's state: answered at once, or the node is not well.
 const ASK: Duration = Duration::from_secs(3);
+
+/// The konsuld of this tree.
+pub(crate) fn own_program() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_konsuld"))
+}
 
 pub(crate) struct Node {
     pub(crate) name: String,
@@ -25,6 +30,8 @@ pub(crate) struct Node {
     pub(super) netns: Option<String>,
     /// What systemd would hand over: the process is told of it if it is there.
     pub(crate) credentials: PathBuf,
+    /// What it is started as: this tree's konsuld, or another one.
+    pub(super) program: Mutex<PathBuf>,
     pub(super) child: Mutex<Option<Child>>,
 }
 
@@ -34,11 +41,11 @@ impl Node {
         let mut child = self.child.lock().unwrap();
         assert!(child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let daemon = env!("CARGO_BIN_EXE_konsuld");
+        let daemon = self.program.lock().unwrap().clone();
         let mut command = match &self.netns {
             Some(netns) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", netns, daemon]);
+                command.args(["netns", "exec", netns]).arg(daemon);
                 command
             }
             None => Command::new(daemon),
@@ -49,6 +56,11 @@ impl Node {
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         *child = Some(command.spawn().unwrap());
+    }
+
+    /// Another program, from its next start on.
+    pub(crate) fn install(&self, program: &Path) {
+        *self.program.lock().unwrap() = program.to_owned();
     }
 
     fn signal(&self, signal: Signal) {
