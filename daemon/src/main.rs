@@ -69,7 +69,7 @@ async fn run(loaded: Loaded, http: &Handle) -> ExitCode {
         Err(error) if error.needs_newer() => return failed(&error, TOO_OLD),
         Err(error) => return failed(&error, FAILED),
     };
-    let running = match node.start(http, &stop, hangups).await {
+    let running = match Box::pin(node.start(http, &stop, hangups)).await {
         Ok(running) => running,
         Err(_) if stop.is_cancelled() => return ExitCode::SUCCESS,
         Err(error) => return failed(&error, FAILED),

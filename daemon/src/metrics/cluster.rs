@@ -13,6 +13,10 @@ pub struct ClusterMetrics {
     pub audit_lost: Counter,
     pub recovery_epoch: Gauge,
     pub version: Gauge,
+    /// The newest version that this program understands.
+    pub version_of_program: Gauge,
+    /// Tokens that still let somebody in.
+    pub join_tokens: Gauge,
     joins: Family<OneLabel, Counter>,
 }
 
@@ -65,7 +69,7 @@ impl JoinMetric {
 impl ClusterMetrics {
     #[rustfmt::skip]
     pub(super) fn new(registry: &mut Registry) -> ClusterMetrics {
-        let cluster = ClusterMetrics { audit_suppressed: Counter::default(), audit_lost: Counter::default(), recovery_epoch: Gauge::default(), version: Gauge::default(), joins: Family::default() };
+        let cluster = ClusterMetrics { audit_suppressed: Counter::default(), audit_lost: Counter::default(), recovery_epoch: Gauge::default(), version: Gauge::default(), version_of_program: Gauge::default(), join_tokens: Gauge::default(), joins: Family::default() };
         // A series that appears with its first event has no zero before it, and `rate()` misses that event.
         for result in JoinMetric::ALL {
             drop(cluster.joins.get_or_create(&[("result", result.word())]));
@@ -75,6 +79,8 @@ impl ClusterMetrics {
         registry.register("audit_lost", "Events that are in this node's log only, because the audit could not be written for long", cluster.audit_lost.clone());
         registry.register("recovery_epoch", "How often the cluster was recovered by force, as this node knows; a rise means somebody went on with one node", cluster.recovery_epoch.clone());
         registry.register("cluster_version", "The cluster version, as this node has applied it; lower than what all programs understand means an upgrade that nobody finalized", cluster.version.clone());
+        registry.register("program_cluster_version", "The newest cluster version that this program understands; higher than konsul_cluster_version on all nodes means that an upgrade waits for konsulctl upgrade finalize", cluster.version_of_program.clone());
+        registry.register("join_tokens", "Tokens that still let a node in: not used up, expired or revoked; each is a way in, so revoke what nobody needs", cluster.join_tokens.clone());
         cluster
     }
 

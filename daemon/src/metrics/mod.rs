@@ -24,10 +24,10 @@ pub use discovery::{DiscoveryMethodLabel, DiscoveryMetrics};
 pub use http::{Endpoint, HttpMetrics, Refused, Request};
 pub use identity::{CertificateMetric, IdentityMetrics};
 pub use peer::{Counted, PeerMetrics, PurposeLabel};
-pub use raft::{Applied, Commits, Election, PeerLabel, PeerProgress, ProposalFailure, RaftMetrics, RoleMetric};
+pub use raft::{Applied, Commits, Election, PeerLabel, PeerProgress, ProposalFailure, RaftMetrics, Reads, RoleMetric};
 pub use reload::{ReloadMetrics, ReloadedPart};
 pub use storage::{Recovering, SnapshotMetrics, SnapshotOp, StorageMetrics};
-pub use supervision::{SupervisionMetrics, ThreadLabel};
+pub use supervision::{RuntimeLabel, SupervisionMetrics, ThreadLabel};
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{Atomic, Gauge as IntGauge};

@@ -1,6 +1,6 @@
 //! Who leads, how far each index is, how long a write takes.
 
-use super::{Gauge, PeerGauges, latency_ms};
+use super::{Gauge, PeerGauges, SecondsGauge, latency_ms};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::{counter::Counter, family::Family, histogram::Histogram};
 use prometheus_client::registry::Registry;
@@ -20,6 +20,8 @@ pub struct RaftMetrics {
     pub commit_index: Gauge,
     pub applied_index: Gauge,
     pub snapshot_index: Gauge,
+    /// Since the oldest entry of the log was seen first.
+    pub log_oldest_age_seconds: SecondsGauge,
     pub has_quorum: Gauge,
     /// Comparisons, made by this node as the leader, in which states differed.
     pub state_digest_mismatch: Counter,
@@ -37,9 +39,12 @@ pub struct RaftMetrics {
     pub group_commands: Histogram,
     /// Commands proposed by this node and applied.
     pub applied: Applied,
+    /// Reads that asked for the consistency gate.
+    pub reads: Reads,
     role: Family<OneLabel, Gauge>,
     apply: Family<OneLabel, Counter>,
     apply_errors: Family<OneLabel, Counter>,
+    read: Family<OneLabel, Counter>,
     elections: Family<OneLabel, Counter>,
     replication_lag: PeerGauges<u64>,
     replication_lag_seconds: PeerGauges<f64>,
@@ -86,6 +91,14 @@ pub struct Applied {
     pub retire: Counter,
     pub check_point: Counter,
     pub upgrade: Counter,
+}
+
+/// A counter for each consistency, there from the start.
+#[derive(Debug, Clone)]
+pub struct Reads {
+    pub stale: Counter,
+    pub leader: Counter,
+    pub strong: Counter,
 }
 
 /// A member by its node id.
@@ -162,6 +175,13 @@ impl Applied {
     }
 }
 
+impl Reads {
+    fn of(family: &Family<OneLabel, Counter>) -> Reads {
+        let counter = |consistency| family.get_or_create_owned(&[("consistency", consistency)]);
+        Reads { stale: counter("stale"), leader: counter("leader"), strong: counter("strong") }
+    }
+}
+
 impl RoleMetric {
     const ALL: [RoleMetric; 5] =
         [RoleMetric::Leader, RoleMetric::Follower, RoleMetric::Candidate, RoleMetric::Learner, RoleMetric::Recovering];
@@ -215,7 +235,7 @@ impl ProposalFailure {
 
 impl RaftMetrics {
     pub(super) fn new(registry: &mut Registry) -> RaftMetrics {
-        let apply = Family::default();
+        let (apply, read) = (Family::default(), Family::default());
         let is_leader = Gauge::default();
         let raft = RaftMetrics {
             commits: Commits { latency_ms: latency_ms(), is_leader: is_leader.clone() },
@@ -228,6 +248,7 @@ impl RaftMetrics {
             commit_index: Gauge::default(),
             applied_index: Gauge::default(),
             snapshot_index: Gauge::default(),
+            log_oldest_age_seconds: SecondsGauge::default(),
             replication_lag: PeerGauges::default(),
             replication_lag_seconds: PeerGauges::default(),
             last_contact_seconds: PeerGauges::default(),
@@ -242,6 +263,8 @@ impl RaftMetrics {
             role: Family::default(),
             applied: Applied::of(&apply),
             apply,
+            reads: Reads::of(&read),
+            read,
             apply_errors: Family::default(),
             elections: Family::default(),
         };
@@ -280,11 +303,13 @@ impl RaftMetrics {
         registry.register("raft_commit_index", "Last index known committed", self.commit_index.clone());
         registry.register("raft_applied_index", "Last index applied to the state", self.applied_index.clone());
         registry.register("raft_snapshot_index", "Index of the newest snapshot", self.snapshot_index.clone());
+        registry.register("raft_log_oldest_age_seconds", "How long the oldest entry of the log has been there, as seen since the start of this process; below the time of a restore, a node that restores never catches up: raise raft.keep_entries", self.log_oldest_age_seconds.clone());
         registry.register("raft_replication_lag", "Entries the peer is behind the leader; a steady rise means it cannot keep up", self.replication_lag.family.clone());
         registry.register("raft_replication_lag_seconds", "How long ago the leader's log ended where the peer's ends; above the time between writes the peer cannot keep up", self.replication_lag_seconds.family.clone());
         registry.register("raft_apply_latency_ms", "Milliseconds from proposal to applied, as a writer feels it", self.apply_latency_ms.clone());
         registry.register("raft_commit_latency_ms", "Milliseconds from append to acknowledged by a majority", self.commits.latency_ms.clone());
         registry.register("raft_apply", "Commands sent through this node and applied, by type; the sum over the cluster is all of them", self.apply.clone());
+        registry.register("raft_reads", "Reads that asked this node for leave, by consistency; a rise of strong costs a round to a majority each, or shared", self.read.clone());
         registry.register("raft_apply_errors", "Proposals that were not applied, by reason; timeout means the outcome is unknown", self.apply_errors.clone());
         registry.register("raft_group_commands", "Commands of this node's clients that shared one log entry; a rise means more writers at a time", self.group_commands.clone());
         registry.register("raft_fsm_pending", "Committed entries not yet applied; a rise means applying is the bottleneck", self.fsm_pending.clone());

@@ -1,6 +1,6 @@
 //! Flushes, sizes, snapshots, and the space that is left.
 
-use super::{Commits, Gauge, Histograms, flush_seconds, snapshot_seconds};
+use super::{Commits, Gauge, Histograms, SecondsGauge, flush_seconds, snapshot_seconds};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::{counter::Counter, family::Family, histogram::Histogram};
 use prometheus_client::registry::Registry;
@@ -19,11 +19,17 @@ pub struct StorageMetrics {
     pub snapshot_damaged: Counter,
     pub map_bytes: Gauge,
     pub map_used_bytes: Gauge,
+    /// Pages of the two files that hold nothing and are used before the files grow.
+    pub log_free_pages: Gauge,
+    pub state_free_pages: Gauge,
+    /// The most views of the state at a time.
+    pub readers: Gauge,
     /// Free on the file system of the data directory.
     pub free_bytes: Gauge,
     pub read_only: Gauge,
     pub kv_keys: Gauge,
     pub snapshots: SnapshotMetrics,
+    free_pages: Family<[(&'static str, &'static str); 1], Gauge>,
     recovery_read_bytes: Gauge,
     recovery_bytes: Gauge,
 }
@@ -33,6 +39,7 @@ pub struct StorageMetrics {
 pub struct SnapshotMetrics {
     done: Family<SnapshotDone, Counter>,
     seconds: Histograms<[(&'static str, &'static str); 1]>,
+    last_restore_seconds: SecondsGauge,
 }
 
 /// What is done with a snapshot.
@@ -95,7 +102,11 @@ impl Default for SnapshotMetrics {
                 drop(done.get_or_create(&SnapshotDone { op: op.name(), result }));
             }
         }
-        SnapshotMetrics { done, seconds: Family::new_with_constructor(snapshot_seconds) }
+        SnapshotMetrics {
+            done,
+            seconds: Family::new_with_constructor(snapshot_seconds),
+            last_restore_seconds: SecondsGauge::default(),
+        }
     }
 }
 
@@ -105,12 +116,20 @@ impl SnapshotMetrics {
         let result = if ok { "ok" } else { "failed" };
         self.done.get_or_create(&SnapshotDone { op: op.name(), result }).inc();
         self.seconds.get_or_create(&[("op", op.name())]).observe(took.as_secs_f64());
+        if ok && matches!(op, SnapshotOp::Install) {
+            self.last_restore_seconds.set(took.as_secs_f64());
+        }
     }
 }
 
 impl StorageMetrics {
     pub(super) fn new(registry: &mut Registry, commits: Commits) -> StorageMetrics {
+        let free_pages: Family<[(&'static str, &'static str); 1], Gauge> = Family::default();
         let storage = StorageMetrics {
+            log_free_pages: free_pages.get_or_create_owned(&[("env", "log")]),
+            state_free_pages: free_pages.get_or_create_owned(&[("env", "state")]),
+            readers: Gauge::default(),
+            free_pages,
             commits,
             log_fsync_seconds: flush_seconds(),
             store_commit_seconds: flush_seconds(),
@@ -136,9 +155,12 @@ impl StorageMetrics {
         registry.register("raft_log_size_bytes", "Bytes used by the log; a rise without end means that purging fails", self.log_size_bytes.clone());
         registry.register("raft_snapshots", "Snapshots by operation and result; a steady rise of install means a node that cannot catch up from the log", self.snapshots.done.clone());
         registry.register("raft_snapshot_duration_seconds", "Time of one snapshot operation", self.snapshots.seconds.clone());
+        registry.register("raft_snapshot_last_restore_seconds", "How long the last snapshot took to become the state; 0: none since the start. Above raft_log_oldest_age_seconds of the leader, the log is purged faster than a node can restore", self.snapshots.last_restore_seconds.clone());
         registry.register("raft_snapshot_damaged", "Snapshots set aside because their checksum was wrong; any rise means a bad disk", self.snapshot_damaged.clone());
         registry.register("store_map_bytes", "Size limit of the state's LMDB map", self.map_bytes.clone());
         registry.register("store_map_used_bytes", "Bytes of the map in use; near the limit writes end: raise storage.map_size", self.map_used_bytes.clone());
+        registry.register("store_free_pages", "Pages of 4 KiB in the files of log and state that hold nothing and are used before the file grows; many for long means that much was deleted or purged, or that a read stays open", self.free_pages.clone());
+        registry.register("store_readers", "The most reads of the state that were open at a time since it was opened; at 1,024 further ones fail", self.readers.clone());
         registry.register("store_free_bytes", "Free on the file system of the data directory; below storage.free_reserve the node goes read-only", self.free_bytes.clone());
         registry.register("store_read_only", "1 while the node takes no writes because of its disk", self.read_only.clone());
         registry.register("store_recovery_bytes", "Bytes that recoveries and installed snapshots had to read since the start", self.recovery_bytes.clone());

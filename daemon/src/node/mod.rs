@@ -289,6 +289,7 @@ impl Node {
         let reception = build::reception(&self.config, &limits, &self.metrics, entering, Arc::clone(&listening));
         let http = http_runtime.spawn(http::serve(ports.http, reception, member, stop_http.clone()));
         conditions.listening.met();
+        supervise::feel_runtimes(&tasks, http_runtime, &self.metrics.supervision, &stop_peers);
         self.sight.lobby(&lobby);
 
         let brought = self.transport.tls().and_then(|tls| Brought::of(tls, &self.metrics));

@@ -2,18 +2,24 @@
 
 use crate::cluster::lobby::Lobby;
 use crate::cluster::turn;
-use crate::metrics::{Metrics, StorageMetrics, ThreadLabel};
+use crate::metrics::{Metrics, RuntimeLabel, SecondsGauge, StorageMetrics, SupervisionMetrics, ThreadLabel};
 use crate::raft::{Consensus, Consistency};
 use crate::systemd::{Description, Latch, Supervisor, Verdict};
 use crate::telemetry::{self, events};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Between two questions whether this node has caught up, where the answer came at once.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// A nap, and how many of them make ten seconds.
+const NAP: Duration = Duration::from_millis(100);
+const NAPS: u32 = 100;
 
 /// What has to be so before the node is ready.
 pub(super) struct Conditions {
@@ -130,6 +136,36 @@ pub(super) async fn catch_up(consensus: Consensus, latch: Latch, stop: Cancellat
     if let Some(Err(error)) = stop.run_until_cancelled(turn::give_back(&consensus)).await {
         let error = telemetry::chain(&error);
         tracing::warn!(%error, "others wait a moment longer for their turn to restart: this node could not tell that it is back");
+    }
+}
+
+/// Shows how late the two runtimes wake their tasks: the one that this is called on, and that of HTTP.
+pub(super) fn feel_runtimes(
+    tasks: &TaskTracker,
+    http: &Handle,
+    metrics: &SupervisionMetrics,
+    stop: &CancellationToken,
+) {
+    tasks.spawn(feel_lag(metrics.clone(), "raft", stop.clone()));
+    tasks.spawn_on(feel_lag(metrics.clone(), "http", stop.clone()), http);
+}
+
+/// Shows how late the runtime that this runs on wakes its tasks: the worst of this window and of the one before, so that no
+/// scrape misses it.
+async fn feel_lag(metrics: SupervisionMetrics, runtime: &'static str, stop: CancellationToken) {
+    let shown: SecondsGauge = metrics.runtime_lag_seconds.get_or_create_owned(&RuntimeLabel { runtime });
+    let mut before = Duration::ZERO;
+    loop {
+        let mut worst = Duration::ZERO;
+        for _ in 0..NAPS {
+            let asleep = Instant::now();
+            if stop.run_until_cancelled(tokio::time::sleep(NAP)).await.is_none() {
+                return;
+            }
+            worst = worst.max(asleep.elapsed().saturating_sub(NAP));
+            shown.set(worst.max(before).as_secs_f64());
+        }
+        before = worst;
     }
 }
 

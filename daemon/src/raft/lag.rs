@@ -1,10 +1,10 @@
-//! How long ago the log ended where it ends for a peer: its lag as time.
+//! How long ago the log ended at some index: the lag of a peer as time, and the age of the oldest entry.
 
 use crate::clock::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Looks kept: an hour of growth, seen twice a second. A peer that is further behind is shown as an hour behind.
+/// Looks kept; the longer ago, the fewer: a look is missed the less, the smaller the gap is against how long ago it is.
 const LOOKS_MAX: usize = 7200;
 
 /// Where this node's log ended at the moments it was seen to have grown, oldest first.
@@ -23,7 +23,19 @@ impl LogEnds {
             self.0.push_back((now, end));
         }
         if self.0.len() > LOOKS_MAX {
-            self.0.pop_front();
+            self.thin(now);
+        }
+    }
+
+    /// Drops the look that is missed least; never the first or the last one.
+    fn thin(&mut self, now: Timestamp) {
+        let loss = |at: usize| {
+            let gap = self.0[at + 1].0.since(self.0[at - 1].0).as_secs_f64();
+            gap / now.since(self.0[at].0).as_secs_f64()
+        };
+        let least = (1..self.0.len() - 1).map(|at| (at, loss(at))).min_by(|(_, a), (_, b)| a.total_cmp(b));
+        if let Some((at, _)) = least {
+            self.0.remove(at);
         }
     }
 
@@ -65,10 +77,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn what_is_kept_is_bounded_and_reaches_back_to_the_start() {
         let mut log = LogEnds::default();
-        (0..20_000).for_each(|s| log.look(at(s), s));
+        (0..8_000).for_each(|s| log.look(at(s), s));
         assert_eq!(log.0.len(), LOOKS_MAX);
-        assert_eq!(log.since(at(20_000), 19_998), Duration::from_secs(1));
+        assert_eq!(log.since(at(8_000), 7_998), Duration::from_secs(1));
+        let far = log.since(at(8_000), 1_999).as_secs();
+        assert!((5_950..=6_000).contains(&far), "of {far} s ago there is a look");
+        assert_eq!(log.0.front(), Some(&(at(0), 0)));
+    }
+
+    #[test]
+    fn the_oldest_entry_is_as_old_as_the_first_look_behind_what_was_purged() {
+        let log = looked(&[(1, 10), (2, 20), (9, 30)]);
+        assert_eq!(log.since(at(10), 0), Duration::from_secs(9), "from before the start: at least so old");
+        assert_eq!(log.since(at(10), 20), Duration::from_secs(1));
+        assert_eq!(log.since(at(10), 30), Duration::ZERO, "everything is purged");
     }
 }

@@ -89,6 +89,12 @@ impl Consensus {
     /// Permission to read; waits until this node may answer with this consistency, without a leader as long as
     /// `raft.hold` says.
     pub async fn permit(&self, consistency: Consistency) -> Result<ReadPermit, ReadError> {
+        let reads = &self.inner.metrics.raft.reads;
+        match consistency {
+            Consistency::Stale => reads.stale.inc(),
+            Consistency::Leader => reads.leader.inc(),
+            Consistency::Strong => reads.strong.inc(),
+        };
         self.unfenced()?;
         if consistency == Consistency::Stale {
             return Ok(ReadPermit { _gate: () });

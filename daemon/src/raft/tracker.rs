@@ -7,7 +7,7 @@ use crate::metrics::{Election, PeerProgress, RoleMetric};
 use crate::peer::LeaderStanding;
 use crate::raft_types::{LogId, TypeConfig};
 use crate::telemetry::events;
-use konsul_state::VERSION_OF_CUT_OFF;
+use konsul_state::{VERSION_MAX, VERSION_OF_CUT_OFF};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftMetrics, ReadPolicy, ServerState};
 use std::sync::atomic::Ordering;
@@ -263,6 +263,11 @@ impl Consensus {
     pub fn renew_gauges(&self) {
         let now = self.inner.raft.metrics().borrow_watched().clone();
         self.gauges(&now);
+        let now_ms = self.inner.clock.wall().as_millis();
+        if let Ok(tokens) = self.inner.state.view().and_then(|view| view.tokens()) {
+            let open = tokens.iter().filter(|token| !token.is_of_no_use(now_ms)).count();
+            self.inner.metrics.cluster.join_tokens.set(wide(open));
+        }
     }
 
     fn gauges(&self, now: &RaftMetrics<TypeConfig>) {
@@ -282,6 +287,14 @@ impl Consensus {
         raft.has_quorum.set(u64::from(self.contact().known_leader));
         raft.is_leader.set(u64::from(self.contact().is_leader));
         storage.log_size_bytes.set(self.inner.storage.log.file_bytes_used());
+        if let Ok(free) = self.inner.storage.log.free_pages() {
+            storage.log_free_pages.set(free);
+        }
+        if let Ok((free, readers)) = self.inner.state.free_pages_and_readers() {
+            storage.state_free_pages.set(free);
+            storage.readers.set(readers);
+        }
+        self.inner.metrics.cluster.version_of_program.set(u64::from(VERSION_MAX));
         if let Ok(version) = self.cluster_version() {
             self.inner.metrics.cluster.version.set(u64::from(version));
         }
@@ -296,6 +309,8 @@ impl Consensus {
     fn gauges_of_peers(&self, now: &RaftMetrics<TypeConfig>, ends: &mut LogEnds) {
         let (moment, end) = (self.inner.clock.now(), now.last_log_index.unwrap_or(0));
         ends.look(moment, end);
+        let purged = now.purged.map_or(0, |id| id.index);
+        self.inner.metrics.raft.log_oldest_age_seconds.set(ends.since(moment, purged).as_secs_f64());
         let members = self.status().members.into_iter();
         let progress = members.map(|member| PeerProgress {
             peer: member.peer.id,

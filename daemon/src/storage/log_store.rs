@@ -61,6 +61,17 @@ impl LogStore {
         u64::try_from(pages).expect("a page count fits 64 bits") * 4096
     }
 
+    /// Pages of the log's file that hold nothing.
+    pub fn free_pages(&self) -> heed::Result<u64> {
+        let (env, tables) = (&self.reader.env, &self.reader.tables);
+        let txn = env.read_txn()?;
+        let stats = [env.unnamed_database_stat(), tables.log.stat(&txn)?, tables.meta.stat(&txn)?];
+        // Two more say where everything is.
+        let used = stats.iter().fold(2, |sum, stat| sum + stat.branch_pages + stat.leaf_pages + stat.overflow_pages);
+        let free = (env.info().last_page_number + 1).saturating_sub(used);
+        Ok(u64::try_from(free).expect("a page count fits 64 bits"))
+    }
+
     /// Writes what is still only in memory and ends the writer thread.
     pub async fn close(&self) -> io::Result<()> {
         self.ask(|done| Op::Close { done }).await

@@ -129,8 +129,15 @@ impl StateStore {
     /// (bytes in use, bytes of the map) of the environment.
     pub fn usage(&self) -> (u64, u64) {
         let info = self.current.load().store().env().info();
-        let wide = |n: usize| u64::try_from(n).expect("a size fits 64 bits");
         ((wide(info.last_page_number) + 1) * 4096, wide(info.map_size))
+    }
+
+    /// Pages of the file that hold nothing, and the most views there ever were at a time.
+    pub fn free_pages_and_readers(&self) -> Result<(u64, u64), StateError> {
+        let current = self.current.load();
+        let used = current.store().view()?.pages_in_use()?;
+        let info = current.store().env().info();
+        Ok(((wide(info.last_page_number) + 1).saturating_sub(used), u64::from(info.number_of_readers)))
     }
 
     /// The digest at the newest check point that this node applied since its start.
@@ -426,6 +433,10 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         self.log.put_meta(meta::SNAPSHOT, name.into_bytes()).await?;
         Ok(Snapshot { meta: verified.meta, snapshot: verified.file })
     }
+}
+
+fn wide(n: usize) -> u64 {
+    u64::try_from(n).expect("a size fits 64 bits")
 }
 
 /// Where in the log a moment of the state stands, and the membership there.

@@ -155,6 +155,12 @@ impl Table {
         self.db.len(txn).map_err(self.failed("count"))
     }
 
+    /// Pages of the file that hold it. Kept by LMDB: no scan.
+    fn pages(self, txn: &RoTxn<'_>) -> Result<u64, StateError> {
+        let stat = self.db.stat(txn).map_err(self.failed("measure"))?;
+        Ok(wide(stat.branch_pages + stat.leaf_pages + stat.overflow_pages))
+    }
+
     pub(crate) fn first<'t>(self, txn: &'t RoTxn<'_>) -> Result<Option<Pair<'t>>, StateError> {
         self.db.first(txn).map_err(self.failed("read first"))
     }
@@ -268,6 +274,14 @@ impl Store {
         &self.env
     }
 
+    /// Pages of the file that hold something, as `view` sees it: those of each table, those of the table of tables, and the
+    /// two that say where everything is.
+    pub(crate) fn pages_in_use(&self, txn: &RoTxn<'_>) -> Result<u64, StateError> {
+        let root = self.env.unnamed_database_stat();
+        let around = 2 + wide(root.branch_pages + root.leaf_pages + root.overflow_pages);
+        TableId::ALL.into_iter().try_fold(around, |sum, id| Ok(sum + self.tables.at(id).pages(txn)?))
+    }
+
     pub(crate) fn write_txn(&self) -> Result<RwTxn<'_>, StateError> {
         self.env.write_txn().map_err(|source| StateError::Begin { kind: "write", source })
     }
@@ -286,6 +300,10 @@ impl Store {
         self.tables.sm.put(&mut txn, sm::FORMAT, &[FORMAT])?;
         txn.commit().map_err(|source| StateError::Commit { source })
     }
+}
+
+fn wide(n: usize) -> u64 {
+    u64::try_from(n).expect("a count fits 64 bits")
 }
 
 /// Whether this version can read a store with this format record.

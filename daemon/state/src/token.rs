@@ -95,7 +95,7 @@ impl Token {
     }
 
     /// Nobody can join with it at this time or later.
-    fn is_of_no_use(&self, now_ms: u64) -> bool {
+    pub fn is_of_no_use(&self, now_ms: u64) -> bool {
         self.revoked.is_some() || now_ms >= self.expires_ms || self.is_used_up()
     }
 

@@ -71,6 +71,11 @@ impl View {
         self.store.tables.kv.len(&self.txn)
     }
 
+    /// Pages of the file that hold something; the others are free.
+    pub fn pages_in_use(&self) -> Result<u64, StateError> {
+        self.store.pages_in_use(&self.txn)
+    }
+
     /// The entry, and the index a reader of this key shall remember: the entry's own if it is there, else that of
     /// the whole table; at least 1.
     pub fn kv_get(&self, key: &[u8]) -> Result<(Option<Entry<'_>>, Index), StateError> {

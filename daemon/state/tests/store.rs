@@ -447,3 +447,22 @@ fn a_restore_raises_every_lock_index_above_what_it_was_here_and_in_the_archive()
     assert_eq!(restored(30, 9), 10, "higher than in the archive");
     assert_eq!(restored(40, 0), 11, "whoever held it before the archive was made is told apart");
 }
+
+#[test]
+fn the_pages_in_use_are_those_of_what_is_stored() {
+    let node = TestStore::new();
+    let pages = || node.store.view().unwrap().pages_in_use().unwrap();
+    let in_file = || u64::try_from(node.store.env().info().last_page_number + 1).unwrap();
+    let empty = pages();
+    assert!(empty <= in_file(), "{empty} of {}", in_file());
+    let value = vec![7; 64 << 10];
+    let mut batch = node.store.batch().unwrap();
+    batch.apply(Index::new(3), &encoded(&Command::Kv(set(b"a", &value)))).unwrap();
+    batch.commit().unwrap();
+    let full = pages();
+    assert!(full >= empty + 16 && full <= in_file(), "{full} of {}, {empty} when empty", in_file());
+    let mut batch = node.store.batch().unwrap();
+    batch.apply(Index::new(4), &encoded(&Command::Kv(KvWrite::Delete { key: b"a" }))).unwrap();
+    batch.commit().unwrap();
+    assert!(pages() < full && in_file() >= full, "the file keeps its size, its pages are free");
+}
