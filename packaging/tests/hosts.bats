@@ -8,7 +8,7 @@ setup_file() {
   HOSTS_DIR=$BATS_FILE_TMPDIR/hosts
   HOSTS_NAME=kh$$
   SUITE=${SUITE:-bookworm}
-  PACKAGES=${PACKAGES:-$REPO/target/package/out}
+  PACKAGES=${PACKAGES:-$REPO/target/package/test}
   export REPO HOSTS_DIR HOSTS_NAME SUITE PACKAGES
   load hosts
   local root n

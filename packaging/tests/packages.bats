@@ -9,7 +9,7 @@ setup_file() {
   HOSTS_DIR=$BATS_FILE_TMPDIR/hosts
   HOSTS_NAME=kp$$
   SUITE=${SUITE:-bookworm}
-  PACKAGES=${PACKAGES:-$REPO/target/package/out}
+  PACKAGES=${PACKAGES:-$REPO/target/package/test}
   UNITS="konsul.service konsul-http.socket konsul-rpc.socket konsul-admin.socket"
   TIMERS="konsul-backup.timer konsul-verify.timer"
   export REPO HOSTS_DIR HOSTS_NAME SUITE PACKAGES UNITS TIMERS
