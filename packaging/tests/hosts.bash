@@ -1,15 +1,13 @@
 # Hosts with a real systemd as PID 1: containers on a bridge, each with its own address, made from one root.
 # For bats. Everything made here is named after $HOSTS_NAME and taken away by hosts_down.
+# SUITE is the Debian release of the hosts [bookworm], PACKAGES the directory of the packages [target/package/test].
 # shellcheck shell=bash
-
-HOSTS_NAME=${HOSTS_NAME:-kh$$}
-SWITCH=$HOSTS_NAME-sw
 
 # The address of host N.
 address() { echo "10.77.0.$1"; }
 
 # What a host has before anything of ours is installed.
-ROOT_PACKAGES=systemd,systemd-sysv,dbus,libnss-systemd,iproute2,procps,ca-certificates,rpm,sudo,needrestart
+ROOT_PACKAGES=systemd,systemd-sysv,dbus,libnss-systemd,iproute2,procps,ca-certificates,rpm,sudo,needrestart,openssh-server,age
 
 # A Debian root of suite $1, made once and kept in target/; anew when other packages belong into it.
 root_of() {
@@ -19,11 +17,32 @@ root_of() {
     mkdir -p "$dir"
     (
       set -o pipefail
+      # Its own descriptors have to be of one digit, for dash knows no others; so none that was opened by whoever runs this.
+      exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
       mmdebstrap --quiet --variant=minbase --include="$ROOT_PACKAGES" "$1" - http://deb.debian.org/debian | tar -C "$dir" -x >&2
     ) || return
+    # Hosts that are thrown away need not wait for their disk at every file of a package.
+    echo force-unsafe-io >"$dir/etc/dpkg/dpkg.cfg.d/unsafe-io"
     echo "$ROOT_PACKAGES" >"$dir/.made"
   fi
   echo "$dir"
+}
+
+# Three hosts that are up, for a file of tests whose hosts are called $1 and a number; those of $2… have disks of their own.
+hosts_up() {
+  REPO=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
+  HOSTS_DIR=$BATS_FILE_TMPDIR/hosts
+  HOSTS_NAME=$1$$
+  SWITCH=$HOSTS_NAME-sw
+  SUITE=${SUITE:-bookworm}
+  PACKAGES=${PACKAGES:-$REPO/target/package/test}
+  export REPO HOSTS_DIR HOSTS_NAME SWITCH SUITE PACKAGES
+  local root n
+  root=$(root_of "$SUITE")
+  mkdir -p "$HOSTS_DIR"
+  hosts_network
+  for n in "${@:2}"; do host_disk "$n"; done
+  for n in 1 2 3; do host_make "$n" "$root"; done
 }
 
 hosts_network() {
@@ -31,6 +50,8 @@ hosts_network() {
   ip -n "$SWITCH" link set lo up
   ip -n "$SWITCH" link add br0 type bridge
   ip -n "$SWITCH" link set br0 up
+  # From where somebody reaches all hosts.
+  ip -n "$SWITCH" addr add "$(address 254)/24" dev br0
 }
 
 # Makes host $1 with the root $2, and boots it.
@@ -53,6 +74,24 @@ host_make() {
   host_boot "$n"
 }
 
+# Lets whoever has the key that is made here log in on all hosts, as root, or as admin, who may use sudo. How, is told to ssh by
+# the file $HOSTS_DIR/ssh/config.
+hosts_let_in() {
+  local dir=$HOSTS_DIR/ssh n home
+  mkdir -p "$dir"
+  ssh-keygen -q -t ed25519 -N '' -C '' -f "$dir/key"
+  for n in 1 2 3; do
+    on "$n" useradd --create-home --shell /bin/sh admin
+    echo "admin ALL=(ALL) NOPASSWD: ALL" >"$HOSTS_DIR/$n/root/etc/sudoers.d/admin"
+    for home in /root /home/admin; do
+      on "$n" install -d --mode=0700 --owner="$(basename "$home")" "$home/.ssh"
+      on "$n" install --mode=0600 --owner="$(basename "$home")" /dev/stdin "$home/.ssh/authorized_keys" <"$dir/key.pub"
+    done
+    echo "n$n,$(address "$n") $(on "$n" cat /etc/ssh/ssh_host_ed25519_key.pub)" >>"$dir/known"
+  done
+  printf '%s\n' "IdentityFile $dir/key" "IdentitiesOnly yes" "UserKnownHostsFile $dir/known" >"$dir/config"
+}
+
 # Gives host $1 a disk of its own for the data; before it is booted. Without a loop device it has none.
 host_disk() {
   local dir=$HOSTS_DIR/$1
@@ -73,13 +112,17 @@ host_boot() {
       mkdir -p "/sys/fs/cgroup/$tree/$HOSTS_NAME-$n"
       echo "$BASHPID" >"/sys/fs/cgroup/$tree/$HOSTS_NAME-$n/cgroup.procs"
     done
-    # Without a filter by the kernel, IPAddressDeny= is silently without effect.
-    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn --quiet --directory="$dir/root" \
-      --machine="$HOSTS_NAME-n$n" --hostname="n$n" --boot --register=no --keep-unit --console=pipe \
-      --kill-signal=SIGRTMIN+3 --system-call-filter=bpf --network-namespace-path="/run/netns/$HOSTS_NAME-$n" "${more[@]}" \
-      </dev/null >>"$dir/console" 2>&1 3>&-
-  ) &
-  echo $! >"$dir/nspawn"
+    code=133 # so systemd-nspawn says that it is to be started again: the host reboots
+    while [[ $code -eq 133 ]]; do
+      # Without a filter by the kernel, IPAddressDeny= is silently without effect.
+      SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --directory="$dir/root" \
+        --machine="$HOSTS_NAME-n$n" --hostname="n$n" --boot --register=no --keep-unit --console=pipe \
+        --kill-signal=SIGRTMIN+3 --system-call-filter=bpf --network-namespace-path="/run/netns/$HOSTS_NAME-$n" "${more[@]}" &
+      echo $! >"$dir/nspawn"
+      code=0
+      wait $! || code=$?
+    done
+  ) </dev/null >>"$dir/console" 2>&1 3>&- &
   wait_until "host $n is up" 60 is_up "$n"
 }
 
@@ -125,12 +168,18 @@ is_up() {
   return 1
 }
 
-# Ends host $1 as a power cut does, or orderly with `poweroff` as $2.
+# Ends host $1 as a power cut does.
 host_stop() {
   local n=$1 pid
   pid=$(cat "$HOSTS_DIR/$n/nspawn") || return 0
-  if [[ ${2:-} == poweroff ]]; then kill -TERM "$pid"; else kill -KILL "$(init_of "$n")"; fi 2>/dev/null
+  kill -KILL "$(init_of "$n")"
   wait_until "host $n is down" 90 is_gone "$pid"
+}
+
+# Whether host $1 runs, and not as it did when its PID 1 was $2.
+has_rebooted() {
+  local now
+  now=$(init_of "$1") && [[ $now != "$2" ]] && is_up "$1"
 }
 
 is_gone() { ! kill -0 "$1" 2>/dev/null || grep --quiet '^State:.*Z' "/proc/$1/status"; }
@@ -143,6 +192,35 @@ hosts_tell() {
     on "$n" systemctl --no-pager --lines=0 status konsul.service || true
     on "$n" journalctl --no-pager --lines=15 --unit=konsul.service || true
   done
+}
+
+# What is asked about the nodes of all hosts.
+
+# As any of them sees it: only the leader knows.
+is_well() {
+  local n
+  for n in 1 2 3; do
+    [[ $(on "$n" konsulctl --timeout 2s cluster status --json | jq '.healthy == true and .failure_tolerance == 1') == true ]] && return
+  done
+  return 1
+}
+
+is_alive() { on "$1" konsulctl health --live; }
+
+pid_of() { on "$1" systemctl show --property=MainPID --value konsul.service; }
+
+has_other_pid() {
+  local now
+  now=$(pid_of "$1") && [[ $now != 0 && $now != "$2" ]]
+}
+
+is_stopped() { [[ $(pid_of "$1") == 0 ]]; }
+
+# The number of the host whose node leads.
+leader_host() {
+  local name
+  name=$(on 1 konsulctl cluster leader --json | jq --raw-output .name)
+  echo "${name#n}"
 }
 
 # Removes the control groups of host $1, which takes until the last of their processes has died.
@@ -170,6 +248,21 @@ hosts_down() {
   done
   ip netns del "$SWITCH" 2>/dev/null
   rm -rf "$HOSTS_DIR"
+}
+
+# A virtual environment with moto, which plays S3: that of the tests of the daemon, made if there is none yet.
+moto_environment() {
+  local what dir=$REPO/target/tmp name
+  what=$(sed --quiet 's/^const MOTO: &str = "\(.*\)";/\1/p' "$REPO/daemon/tests/discovery/moto.rs")
+  name=$(tr --complement '[:alnum:].\n' - <<<"$what")
+  mkdir -p "$dir"
+  (
+    flock 9
+    [[ -e $dir/$name.done ]] || {
+      virtualenv --quiet --clear "$dir/$name" && "$dir/$name/bin/pip" install --quiet "$what" && touch "$dir/$name.done"
+    } >&2
+  ) 9>"$dir/moto.lock" || return
+  echo "$dir/$name"
 }
 
 # wait_until WHAT SECONDS COMMAND...: until it succeeds; else fails and says what never came.

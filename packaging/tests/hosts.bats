@@ -1,22 +1,11 @@
 #!/usr/bin/env bats
 # The packages on hosts with a real systemd: installed, run, restarted, upgraded, stalled, removed.
-# `scripts/test hosts` runs it; SUITE is the Debian release of the hosts [bookworm], PACKAGES the directory of the packages.
+# `scripts/test hosts` runs it.
 # The tests build on each other, in this order.
 
 setup_file() {
-  REPO=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
-  HOSTS_DIR=$BATS_FILE_TMPDIR/hosts
-  HOSTS_NAME=kh$$
-  SUITE=${SUITE:-bookworm}
-  PACKAGES=${PACKAGES:-$REPO/target/package/test}
-  export REPO HOSTS_DIR HOSTS_NAME SUITE PACKAGES
   load hosts
-  local root n
-  root=$(root_of "$SUITE")
-  mkdir -p "$HOSTS_DIR"
-  hosts_network
-  host_disk 2
-  for n in 1 2 3; do host_make "$n" "$root"; done
+  hosts_up kh 2
   cp "$PACKAGES"/konsul_*.deb "$HOSTS_DIR/konsul.deb"
   cp "$PACKAGES"/konsul-[0-9]*.rpm "$HOSTS_DIR/konsul.rpm"
 }
@@ -43,30 +32,25 @@ teardown() {
 # Copies a file to host $1, as /root/NAME.
 send() { cp "$2" "$HOSTS_DIR/$1/root/root/$3"; }
 
-# As any of them sees it: only the leader knows.
-is_well() {
-  local n
-  for n in 1 2 3; do
-    [[ $(on "$n" konsulctl --timeout 2s cluster status --json | jq '.healthy == true and .failure_tolerance == 1') == true ]] && return
-  done
-  return 1
-}
-
+# What is asked of host $1 all the time from now on.
 load_begin() {
-  ip netns exec "$HOSTS_NAME-$1" "$BATS_TEST_DIRNAME/load.py" 127.0.0.1:8500 4 >"$BATS_TEST_TMPDIR/load" 2>"$BATS_TEST_TMPDIR/load.began" 3>&- &
-  echo $! >"$BATS_TEST_TMPDIR/load.pid"
-  wait_until "the load has begun" 30 grep --quiet begun "$BATS_TEST_TMPDIR/load.began"
+  local load=$BATS_TEST_TMPDIR/load-$1
+  ip netns exec "$HOSTS_NAME-$1" "$BATS_TEST_DIRNAME/load.py" 127.0.0.1:8500 4 >"$load" 2>"$load.began" 3>&- &
+  echo $! >"$load.pid"
+  wait_until "the load has begun" 30 grep --quiet begun "$load.began"
 }
 
 load_end() {
-  kill "$(cat "$BATS_TEST_TMPDIR/load.pid")"
-  wait "$(cat "$BATS_TEST_TMPDIR/load.pid")"
-  cat "$BATS_TEST_TMPDIR/load"
+  local load=$BATS_TEST_TMPDIR/load-$1
+  kill "$(cat "$load.pid")"
+  wait "$(cat "$load.pid")"
+  rm "$load.pid"
+  cat "$load"
 }
 
 # Every connection was taken, every request done, and not just a few.
 load_is_whole() {
-  jq --exit-status '.refused == 0 and .reset == 0 and .timeout == 0 and .failed == 0 and .done > 20' "$BATS_TEST_TMPDIR/load"
+  jq --exit-status '.refused == 0 and .reset == 0 and .timeout == 0 and .failed == 0 and .done > 20' "$BATS_TEST_TMPDIR/load-$1"
 }
 
 # Stops the threads of this name of the daemon of host $1, until that ends.
@@ -104,20 +88,28 @@ lacks() {
 
 journal_has() { on "$1" journalctl --unit=konsul.service --output=cat | grep --quiet "$2"; }
 
-pid_of() { on "$1" systemctl show --property=MainPID --value konsul.service; }
-
-has_other_pid() { local now; now=$(pid_of "$1") && [[ $now != 0 && $now != "$2" ]]; }
-
-is_stopped() { [[ $(pid_of "$1") == 0 ]]; }
-
-# A package that differs in nothing but its version, $1.
+# A package of version $1 whose program differs in its last bytes; or is the file $2.
 make_upgrade() {
   local tree=$BATS_FILE_TMPDIR/upgrade
   rm -rf "$tree"
   dpkg-deb --raw-extract "$HOSTS_DIR/konsul.deb" "$tree"
   sed --in-place "s/^Version: .*/Version: $1/" "$tree/DEBIAN/control"
+  if [[ -n ${2:-} ]]; then install --mode=0755 "$2" "$tree/usr/bin/konsuld"; else echo "$1" >>"$tree/usr/bin/konsuld"; fi
   dpkg-deb -Zgzip --root-owner-group --build "$tree" "$HOSTS_DIR/upgrade.deb" >/dev/null
 }
+
+# scripts/rolling-upgrade from konsul.deb to upgrade.deb, from where no node serves HTTP to.
+roll() {
+  XDG_STATE_HOME=$BATS_TEST_TMPDIR ip netns exec "$SWITCH" "$REPO/scripts/rolling-upgrade" --via "$(address 1)" \
+    --ssh-config "$HOSTS_DIR/ssh/config" --package "$HOSTS_DIR/upgrade.deb" --old-package "$HOSTS_DIR/konsul.deb" \
+    --soak 8 --gate 30 "$@"
+}
+
+# shellcheck disable=SC2016 # dpkg-query's own
+version_of() { on "$1" dpkg-query --show --showformat='${Version}' konsul; }
+
+# Which program the daemon of host $1 is.
+program_of() { on "$1" sha256sum "/proc/$(pid_of "$1")/exe" | cut --delimiter=' ' --fields=1; }
 
 install_deb() {
   send "$1" "$2" konsul.deb
@@ -130,7 +122,7 @@ install_deb() {
     run install_deb "$n" "$HOSTS_DIR/konsul.deb"
     [[ $status -eq 0 ]]
     [[ $(on "$n" systemctl is-enabled konsul.service konsul-http.socket konsul-rpc.socket konsul-admin.socket | sort -u) == enabled ]]
-    wait_until "host $n answers" 20 on "$n" konsulctl health --live
+    wait_until "host $n answers" 20 is_alive "$n"
   done
   on 1 konsulctl cluster init
   token=$(on 1 konsulctl cluster generate-token --json | jq --raw-output .token)
@@ -197,14 +189,65 @@ install_deb() {
     on "$n" konsulctl cluster can-restart --hand-over --wait 1m
     on "$n" systemctl restart konsul.service
     wait_until "the cluster is healthy" 60 is_well
-    load_end
-    load_is_whole
+    load_end "$n"
+    load_is_whole "$n"
   done
+}
+
+@test "rolling-upgrade: a first node that is not well with the new package gets the old one back, and no other is touched" {
+  local leader first n old before=()
+  hosts_let_in
+  on 1 konsulctl snapshot save --verify --report --to /var/tmp
+  printf '#!/bin/sh\nexit 1\n' >"$BATS_TEST_TMPDIR/broken"
+  make_upgrade 9.0.0-1 "$BATS_TEST_TMPDIR/broken"
+  run roll --user nobody
+  echo "$output"
+  [[ $status -eq 3 && $output == *"no command can be run on 10.77.0.1 as nobody"* ]]
+
+  leader=$(leader_host)
+  first=$((leader == 1 ? 2 : 1))
+  old=$(program_of "$first")
+  for n in 1 2 3; do
+    before[n]=$(pid_of "$n")
+    load_begin "$n"
+  done
+  run roll
+  echo "$output"
+  [[ $status -eq 6 ]]
+  [[ $output == *"n$first runs the old program again and is well; nothing else was touched"* ]]
+  for n in 1 2 3; do
+    load_end "$n"
+    load_is_whole "$n"
+    [[ $(version_of "$n") == 0.1.0-1 && $(program_of "$n") == "$old" ]]
+    [[ $n == "$first" || $(pid_of "$n") == "${before[n]}" ]]
+  done
+  has_other_pid "$first" "${before[first]}"
+  is_well
+}
+
+@test "rolling-upgrade: one node after the other, the leader last, under load, and no request fails" {
+  local leader n new
+  make_upgrade 9.0.0-2
+  leader=$(leader_host)
+  run roll --user admin --dry-run
+  echo "$output"
+  [[ $status -eq 0 && $(tail --lines=1 <<<"$output") == "would upgrade n$leader "* ]]
+  for n in 1 2 3; do load_begin "$n"; done
+  run roll --user admin
+  echo "$output"
+  [[ $status -eq 0 && $(grep 'its turn' <<<"$output" | tail --lines=1) == "n$leader: its turn" ]]
+  new=$(dpkg-deb --fsys-tarfile "$HOSTS_DIR/upgrade.deb" | tar --extract --to-stdout ./usr/bin/konsuld | sha256sum | cut --delimiter=' ' --fields=1)
+  for n in 1 2 3; do
+    load_end "$n"
+    load_is_whole "$n"
+    [[ $(version_of "$n") == 9.0.0-2 && $(program_of "$n") == "$new" ]]
+  done
+  is_well
 }
 
 @test "upgrading each node in turn under load fails no request" {
   local n before
-  make_upgrade 9.0.0-1
+  make_upgrade 9.1.0-1
   for n in 1 2 3; do
     before=$(pid_of "$n")
     load_begin "$n"
@@ -213,31 +256,31 @@ install_deb() {
     [[ $status -eq 0 ]]
     has_other_pid "$n" "$before"
     wait_until "the cluster is healthy" 60 is_well
-    load_end
-    load_is_whole
+    load_end "$n"
+    load_is_whole "$n"
   done
 }
 
 @test "two hosts that are upgraded at the same time go one after the other" {
   local n before=()
-  make_upgrade 9.0.0-2
+  make_upgrade 9.1.0-2
   for n in 1 2; do before[n]=$(pid_of "$n"); done
   load_begin 3
   install_deb 1 "$HOSTS_DIR/upgrade.deb" >"$BATS_TEST_TMPDIR/first" 3>&- &
   install_deb 2 "$HOSTS_DIR/upgrade.deb"
   wait $!
   cat "$BATS_TEST_TMPDIR/first"
-  load_end
+  load_end 3
   for n in 1 2; do has_other_pid "$n" "${before[n]}"; done
   wait_until "the cluster is healthy" 60 is_well
-  load_is_whole
+  load_is_whole 3
 }
 
 @test "an upgrade waits while another node is down, and says how to go on" {
   on 3 systemctl stop konsul.service konsul-http.socket konsul-rpc.socket konsul-admin.socket
   local before
   before=$(pid_of 1)
-  make_upgrade 9.0.1-1
+  make_upgrade 9.2.0-1
   run install_deb 1 "$HOSTS_DIR/upgrade.deb"
   echo "$output"
   [[ $status -eq 0 ]]
@@ -250,14 +293,18 @@ install_deb() {
   wait_until "the cluster is healthy" 60 is_well
 }
 
-@test "a host that lost its power comes back, and one that was rebooted" {
+@test "a host that lost its power comes back, and one that is rebooted does by itself" {
+  local before
   host_stop 2
   host_boot 2
   wait_until "the cluster is healthy" 90 is_well
-  host_stop 3 poweroff
-  host_boot 3
-  wait_until "the cluster is healthy" 90 is_well
   [[ $(on 2 konsulctl kv get color) == blue ]]
+  before=$(init_of 3)
+  # Its PID 1 may be gone before it has answered.
+  on 3 systemctl reboot || true
+  wait_until "host 3 has rebooted" 90 has_rebooted 3 "$before"
+  wait_until "the cluster is healthy" 90 is_well
+  [[ $(on 3 konsulctl kv get color) == blue ]]
 }
 
 @test "a frozen process is started anew within 15 seconds" {
@@ -298,7 +345,7 @@ install_deb() {
   wait_until "host 2 tells that its disk is slow" 30 has_status 2 "slow disk"
   sleep 20 # twice what the watchdog allows
   disk_thaw 2
-  load_end
+  load_end 1
   wait_until "the cluster is healthy" 60 is_well
   [[ $(pid_of 2) == "$before" ]]
 }
@@ -309,8 +356,8 @@ install_deb() {
   daemon=$(pid_of 1)
   load_begin 1
   sleep 10 # how it is usually
-  load_end
-  before=$(jq .p99_ms "$BATS_TEST_TMPDIR/load")
+  load_end 1
+  before=$(jq .p99_ms "$BATS_TEST_TMPDIR/load-1")
 
   on 1 kill -STOP "$journald"
   # Far more lines than can wait.
@@ -319,11 +366,11 @@ install_deb() {
   load_begin 1
   sleep 60 # what is looked at is what happens in that minute
   on 1 kill -CONT "$journald"
-  load_end
+  load_end 1
   on 1 sed --in-place 's/^level = .*/level = "info"/' /etc/konsul/konsul.toml
   on 1 kill -HUP "$daemon"
-  load_is_whole
-  jq --exit-status --argjson before "$before" '.gap_ms < 2000 and .p99_ms < 3 * $before + 200' "$BATS_TEST_TMPDIR/load"
+  load_is_whole 1
+  jq --exit-status --argjson before "$before" '.gap_ms < 2000 and .p99_ms < 3 * $before + 200' "$BATS_TEST_TMPDIR/load-1"
   wait_until "the journal has what was dropped" 30 journal_has 1 'the journal took nothing for a while: [0-9]* log lines dropped'
   on 1 konsulctl metrics | grep --quiet '^konsul_log_dropped_lines_total{.*} [1-9]'
 }
@@ -385,7 +432,7 @@ install_deb() {
   send 3 "$HOSTS_DIR/konsul.rpm" konsul.rpm
   # dpkg owns what it depends on.
   on 3 rpm --install --nodeps /root/konsul.rpm
-  wait_until "host 3 answers" 20 on 3 konsulctl health --live
+  wait_until "host 3 answers" 20 is_alive 3
   on 3 konsulctl cluster init
   wait_until "host 3 leads" 30 on 3 konsulctl cluster leader
   on 3 konsulctl kv put color green

@@ -1,25 +1,17 @@
 #!/usr/bin/env bats
 # The packages as their users meet them: what README.md tells to type, on fresh hosts, by somebody who is not root; what an
 # upgrade keeps, what removal leaves; the scripts of the .rpm.
-# `scripts/test hosts` runs it; SUITE is the Debian release of the hosts [bookworm], PACKAGES the directory of the packages.
+# `scripts/test hosts` runs it.
 # The tests build on each other, in this order.
 
 setup_file() {
-  REPO=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
-  HOSTS_DIR=$BATS_FILE_TMPDIR/hosts
-  HOSTS_NAME=kp$$
-  SUITE=${SUITE:-bookworm}
-  PACKAGES=${PACKAGES:-$REPO/target/package/test}
+  load hosts
+  hosts_up kp
   UNITS="konsul.service konsul-http.socket konsul-rpc.socket konsul-admin.socket"
   TIMERS="konsul-backup.timer konsul-verify.timer"
-  export REPO HOSTS_DIR HOSTS_NAME SUITE PACKAGES UNITS TIMERS
-  load hosts
-  local root n
-  root=$(root_of "$SUITE")
-  mkdir -p "$HOSTS_DIR"
-  hosts_network
+  export UNITS TIMERS
+  local n
   for n in 1 2 3; do
-    host_make "$n" "$root"
     on "$n" useradd --create-home --shell /bin/bash alice
     echo "alice ALL=(ALL) NOPASSWD: ALL" >"$HOSTS_DIR/$n/root/etc/sudoers.d/alice"
   done
@@ -56,27 +48,11 @@ readme() {
 # Copies a package to where somebody downloads it on host $1.
 download() { cp "$2" "$HOSTS_DIR/$1/root/home/alice/$(basename "${3:-$2}")"; }
 
-is_well() {
-  local n
-  for n in 1 2 3; do
-    [[ $(as_alice "$n" "konsulctl --timeout 2s cluster status --json" | jq '.healthy == true and .failure_tolerance == 1') == true ]] && return
-  done
-  return 1
-}
-
 tells_its_part() { [[ $(readme "$1" "systemctl status konsul") =~ Status:.*(leader|follower).*term ]]; }
 
 may_not_restart() { ! on "$1" konsulctl cluster can-restart; }
 
-is_alive() { on "$1" konsulctl health --live; }
-
 has_color() { [[ $(on "$1" konsulctl --timeout 2s kv get color) == "$2" ]]; }
-
-pid_of() { on "$1" systemctl show --property=MainPID --value konsul.service; }
-
-has_other_pid() { local now; now=$(pid_of "$1") && [[ $now != 0 && $now != "$2" ]]; }
-
-is_stopped() { [[ $(pid_of "$1") == 0 ]]; }
 
 # Nothing of it runs on host $1, and nothing would at the next boot.
 is_off() {
@@ -100,6 +76,8 @@ metric() { on "$1" konsulctl metrics | sed --quiet "s/^konsul_backup_$2{.*} //p"
 has_metric() { [[ -n $(metric "$1" "$2") ]]; }
 
 archives_of() { on "$1" find /var/lib/konsul-backup -name '*.kbs'; }
+
+has_lines() { [[ $(wc --lines <"$1") -ge $2 ]]; }
 
 # Which files are below /var/lib/konsul on host $1, and whose they are.
 data_of() { on "$1" find /var/lib/konsul -mindepth 1 -maxdepth 2 -printf '%P %u %m\n' | sort; }
@@ -158,8 +136,7 @@ make_rpm() {
     is_on "$n"
     on "$n" systemctl start konsul-backup.service
   done
-  leader=$(on 1 konsulctl cluster leader --json | jq --raw-output .name)
-  leader=${leader#n}
+  leader=$(leader_host)
   for n in 1 2 3; do
     archive=$(archives_of "$n")
     if [[ $n == "$leader" ]]; then
@@ -185,8 +162,7 @@ make_rpm() {
 
 @test "a backup that fails is a failed unit, and is counted" {
   local leader
-  leader=$(on 1 konsulctl cluster leader --json | jq --raw-output .name)
-  leader=${leader#n}
+  leader=$(leader_host)
   [[ $(metric "$leader" failures_total | paste --serial --delimiters=' ') == "0 0" ]]
   on "$leader" sh -c 'echo KONSUL_BACKUP_TO=/mnt >>/etc/konsul/backup.conf'
   run on "$leader" systemctl start konsul-backup.service
@@ -196,6 +172,61 @@ make_rpm() {
   on "$leader" systemctl stop konsul-backup.service
   on "$leader" sed --in-place '/^KONSUL_BACKUP_TO=/d' /etc/konsul/backup.conf
   on "$leader" systemctl start konsul-backup.service
+}
+
+@test "backups into a bucket, encrypted: whoever leads saves, and restores on trial what is there" {
+  local moto s3 told keys recipient n leader saved archive failures=()
+  moto=$(moto_environment)
+  # It serves as long as somebody could write to this.
+  mkfifo "$BATS_TEST_TMPDIR/s3"
+  exec {s3}<>"$BATS_TEST_TMPDIR/s3"
+  ip netns exec "$SWITCH" "$moto/bin/python" "$REPO/daemon/tests/cluster/s3.py" "$(address 254)" \
+    <"$BATS_TEST_TMPDIR/s3" >"$BATS_TEST_TMPDIR/s3.told" 2>"$BATS_TEST_TMPDIR/s3.log" {s3}>&- 3>&- &
+  wait_until "S3 is served" 60 test -s "$BATS_TEST_TMPDIR/s3.told"
+  told=$(cat "$BATS_TEST_TMPDIR/s3.told")
+  keys=$(jq --raw-output '"[default]\naws_access_key_id = \(.access_key_id)\naws_secret_access_key = \(.secret_access_key)"' <<<"$told")
+  recipient=$(age-keygen --output "$BATS_TEST_TMPDIR/identity" 2>&1 | sed --quiet 's/^Public key: //p')
+  for n in 1 2 3; do
+    on "$n" install -D --mode=0600 /dev/stdin /etc/credstore/aws-credentials <<<"$keys"
+    on "$n" install -D --mode=0600 /dev/stdin /etc/credstore/backup-identity <"$BATS_TEST_TMPDIR/identity"
+    on "$n" cp --archive /etc/konsul/backup.conf /root/backup.conf
+    on "$n" tee --append /etc/konsul/backup.conf <<END
+KONSUL_BACKUP_TO=s3://backups/konsul
+AWS_REGION=us-east-1
+AWS_ENDPOINT_URL=$(jq --raw-output .endpoint <<<"$told")
+KONSUL_BACKUP_OPTIONS=--recipient $recipient
+KONSUL_VERIFY_OPTIONS=--identity /run/credentials/konsul-verify.service/backup-identity
+END
+    failures[n]=$(metric "$n" failures_total)
+  done
+  saved=$(on 2 konsulctl snapshot status --json | jq .saved.index)
+  as_alice 2 "konsulctl kv put color blue"
+
+  for n in 1 2 3; do on "$n" systemctl start konsul-backup.service; done
+  echo list >&"$s3"
+  wait_until "it tells what is in the bucket" 20 has_lines "$BATS_TEST_TMPDIR/s3.told" 2
+  archive=$(tail --lines=1 "$BATS_TEST_TMPDIR/s3.told" | jq --raw-output 'keys | join(" ")')
+  [[ $archive =~ ^konsul/[^[:space:]]*\.kbs\.age$ ]]
+  leader=$(leader_host)
+  for n in 1 2 3; do
+    on "$n" journalctl --unit=konsul-backup.service --output=cat >"$BATS_TEST_TMPDIR/journal"
+    tail --lines=5 "$BATS_TEST_TMPDIR/journal" | if [[ $n == "$leader" ]]; then grep "$archive"; else grep "Nothing to do"; fi
+  done
+  [[ $(on 2 konsulctl snapshot status --json | jq --argjson before "$saved" '.saved.index > $before') == true ]]
+
+  for n in 1 2 3; do on "$n" systemctl start konsul-verify.service; done
+  [[ $(on 2 konsulctl snapshot status --json | jq '.verified.index == .saved.index') == true ]]
+  # Whoever has no identity cannot read it.
+  run on "$leader" env AWS_SHARED_CREDENTIALS_FILE=/etc/credstore/aws-credentials AWS_REGION=us-east-1 \
+    AWS_ENDPOINT_URL="$(jq --raw-output .endpoint <<<"$told")" konsulctl snapshot verify "s3://backups/$archive"
+  echo "$output"
+  [[ $status -eq 3 && $output == *"--identity"* ]]
+  for n in 1 2 3; do
+    [[ $(metric "$n" failures_total) == "${failures[n]}" ]]
+    on "$n" mv /root/backup.conf /etc/konsul/backup.conf
+  done
+  exec {s3}>&-
+  wait
 }
 
 @test "README: configure an address, restart" {
@@ -308,7 +339,7 @@ make_rpm() {
   on 3 userdel konsul || true
   download 3 "$(echo "$PACKAGES"/konsul-[0-9]*.rpm)" konsul.rpm
   # dpkg owns what it depends on.
-  run on 3 rpm --force-debian --install --nodeps /home/alice/konsul.rpm
+  run on 3 rpm --install --nodeps /home/alice/konsul.rpm
   echo "$output"
   [[ $status -eq 0 && ${output,,} != *error* && ${output,,} != *warning* && ${output,,} != *failed* ]]
   is_on 3
@@ -326,7 +357,7 @@ make_rpm() {
   download 3 "$HOSTS_DIR/konsul-9.0.0.rpm"
   on 3 sed --in-place 's/^listen = .*/listen = ["127.0.0.1:8500", "10.77.0.3:8500"]/' /etc/konsul/konsul.toml
   before=$(pid_of 3)
-  run on 3 rpm --force-debian --upgrade --nodeps /home/alice/konsul-9.0.0.rpm
+  run on 3 rpm --upgrade --nodeps /home/alice/konsul-9.0.0.rpm
   echo "$output"
   [[ $status -eq 0 ]]
   [[ $(on 3 rpm --query --queryformat '%{VERSION}' konsul) == 9.0.0 ]]
@@ -339,7 +370,7 @@ make_rpm() {
 
 @test "the .rpm is erased: nothing runs, the data and the changed configuration stay, and it comes back with them" {
   local data
-  run on 3 rpm --force-debian --erase konsul
+  run on 3 rpm --erase konsul
   echo "$output"
   [[ $status -eq 0 ]]
   is_off 3
@@ -348,6 +379,6 @@ make_rpm() {
   on 3 grep --quiet '10.77.0.3:8500' /etc/konsul/konsul.toml.rpmsave
   run on 3 test -e /usr/bin/konsuld
   [[ $status -ne 0 ]]
-  on 3 rpm --force-debian --install --nodeps /home/alice/konsul-9.0.0.rpm
+  on 3 rpm --install --nodeps /home/alice/konsul-9.0.0.rpm
   wait_until "the data is back" 60 has_color 3 red
 }

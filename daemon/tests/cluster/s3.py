@@ -1,4 +1,4 @@
-"""Serves S3 with an empty bucket "backups" on a free port of 127.0.0.1, and refuses every request that is not signed well.
+"""Serves S3 with an empty bucket "backups" on a free port of 127.0.0.1, or of the address that is given, and refuses every request that is not signed well.
 
 Prints one line of JSON when it is ready, and for each "list" on standard input the objects; ends with its input.
 """
@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 ANYTHING = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
 
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server = ThreadedMotoServer(ip_address=(sys.argv + ["127.0.0.1"])[1], port=0, verbose=False)
 server.start()
 host, port = server.get_host_and_port()
 endpoint = f"http://{host}:{port}"
