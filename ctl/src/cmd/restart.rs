@@ -19,6 +19,10 @@ use std::time::{Duration, Instant};
 
 /// Between two looks: a node that was restarted needs about a second to be well again.
 const LOOK: Duration = Duration::from_millis(300);
+/// How old what the leader tells may be: it looks ten times a second.
+const TOLD_LATE: Duration = Duration::from_millis(200);
+/// A voter that is silent for so long is not well by then, whatever is set.
+const HEARD_WITHIN: Duration = Duration::from_secs(10);
 
 /// `konsulctl cluster can-restart`.
 #[derive(Debug, clap::Args)]
@@ -35,6 +39,14 @@ pub(crate) struct CanRestart {
 }
 
 /// Whether it can, and why or why not.
+#[derive(Debug, PartialEq, Eq)]
+enum Judgement {
+    Sure(Verdict),
+    /// It could, if those were still there that were lately; the verdict holds as long as they are not heard.
+    Unheard(Verdict),
+}
+
+/// What is told of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Verdict {
     can_restart: bool,
@@ -84,7 +96,19 @@ async fn judged(args: &CanRestart, context: &Context) -> anyhow::Result<Verdict>
     look(context).await
 }
 
+/// Whom the others count on has to be heard from now on: of a node that died a moment ago the leader does not know yet.
 async fn look(context: &Context) -> anyhow::Result<Verdict> {
+    let began = Instant::now();
+    loop {
+        let waited = began.elapsed();
+        match look_once(context, waited).await? {
+            Judgement::Unheard(_) if waited < HEARD_WITHIN => tokio::time::sleep(TOLD_LATE / 2).await,
+            Judgement::Sure(verdict) | Judgement::Unheard(verdict) => return Ok(verdict),
+        }
+    }
+}
+
+async fn look_once(context: &Context, waited: Duration) -> anyhow::Result<Judgement> {
     let status: ClusterStatus = context.client.json(&Ask::get(Path::new("/v1/cluster/status"))).await?;
     // The leader's view: only the leader knows who answers.
     let answer = match status.members.is_empty() {
@@ -102,14 +126,16 @@ async fn look(context: &Context) -> anyhow::Result<Verdict> {
                 ClientError::Status { text, .. } => format!("nobody knows how the others are: {text}"),
                 error => error.to_string(),
             };
-            return Ok(Verdict { can_restart: false, reason, leads_others: false, others_may_restart: true });
+            let verdict = Verdict { can_restart: false, reason, leads_others: false, others_may_restart: true };
+            return Ok(Judgement::Sure(verdict));
         }
     };
-    Ok(judge(&status, servers.as_deref()))
+    Ok(judge(&status, servers.as_deref(), waited))
 }
 
-/// By the node's own view and the leader's; `None`: the leader is new and has not looked yet.
-fn judge(status: &ClusterStatus, servers: Option<&[ServerHealth]>) -> Verdict {
+/// By the node's own view and the leader's; `None`: the leader is new and has not looked yet. Who was not heard for as long as
+/// was `waited` is not relied on.
+fn judge(status: &ClusterStatus, servers: Option<&[ServerHealth]>, waited: Duration) -> Judgement {
     let name = &status.node.name;
     let voters = status.members.iter().filter(|member| member.voter).count();
     let is_leader = status.leader.as_ref().is_some_and(|leader| leader.id == status.node.id);
@@ -120,28 +146,42 @@ fn judge(status: &ClusterStatus, servers: Option<&[ServerHealth]>) -> Verdict {
         leads_others: is_leader && voters > 1,
         others_may_restart: is_one_of_many,
     };
+    let sure = |can_restart, reason| Judgement::Sure(verdict(can_restart, reason));
     let Some(myself) = status.members.iter().find(|member| member.id == status.node.id) else {
-        return verdict(true, format!("{name} is in no cluster yet"));
+        return sure(true, format!("{name} is in no cluster yet"));
     };
     if !myself.voter {
-        return verdict(true, format!("{name} is a learner: the others do not need its vote"));
+        return sure(true, format!("{name} is a learner: the others do not need its vote"));
     }
     if voters == 1 {
-        return verdict(true, format!("{name} is the only voter: requests wait until it is back"));
+        return sure(true, format!("{name} is the only voter: requests wait until it is back"));
     }
     let Some(servers) = servers else {
-        return verdict(false, "the leader is new and does not know yet how the others are; try again".to_owned());
+        return sure(false, "the leader is new and does not know yet how the others are; try again".to_owned());
     };
     let others = servers.iter().filter(|server| server.voter && server.name != *name);
     let (well, unwell): (Vec<_>, Vec<_>) = others.partition(|server| server.healthy);
     let majority = voters / 2 + 1;
-    if well.len() >= majority {
-        return verdict(true, format!("{} of {voters} voters are well without {name}", well.len()));
+    let (heard, unheard): (Vec<_>, Vec<_>) = well.iter().partition(|server| is_heard(server, waited));
+    if heard.len() >= majority {
+        return sure(true, format!("{} of {voters} voters are well without {name}", heard.len()));
     }
-    let named: Vec<&str> = unwell.iter().map(|server| server.name.as_str()).collect();
-    let unwell = if named.is_empty() { String::new() } else { format!("; not well: {}", named.join(", ")) };
+    if well.len() >= majority {
+        let named = names(&unheard);
+        return Judgement::Unheard(verdict(false, format!("the leader has not heard lately from {named}; try again")));
+    }
+    let unwell = if unwell.is_empty() { String::new() } else { format!("; not well: {}", names(&unwell)) };
     let well = well.len();
-    verdict(false, format!("without {name} {well} of {voters} voters would be well, and {majority} are needed{unwell}"))
+    sure(false, format!("without {name} {well} of {voters} voters would be well, and {majority} are needed{unwell}"))
+}
+
+/// Whether the leader heard from it within the time that was `waited`.
+fn is_heard(server: &ServerHealth, waited: Duration) -> bool {
+    crate::duration::parse_go(&server.last_contact).is_some_and(|silent| silent + TOLD_LATE <= waited)
+}
+
+fn names(servers: &[&ServerHealth]) -> String {
+    servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// The requests of clients go on at the new leader; without this the node would hand over while it stops.
@@ -157,8 +197,16 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// Of nodes that are (voter, healthy), the first of which is asked and leads.
+    /// Of nodes that are (voter, healthy), the first of which is asked and leads, when all have been heard.
     fn verdict(nodes: &[(bool, bool)]) -> Verdict {
+        match judged(nodes, Duration::from_secs(1)) {
+            Judgement::Sure(verdict) => verdict,
+            Judgement::Unheard(verdict) => panic!("{verdict:?}"),
+        }
+    }
+
+    /// The same, so long after it was asked first; all others were heard 40 ms before it is told.
+    fn judged(nodes: &[(bool, bool)], waited: Duration) -> Judgement {
         let name = |at: usize| format!("n{}", at + 1);
         let member = |(at, (voter, _)): (usize, &(bool, bool))| {
             json!({ "id": at + 1, "name": name(at), "rpc": "", "http": "", "role": "follower", "voter": voter,
@@ -174,12 +222,12 @@ mod tests {
         });
         let server = |(at, (voter, healthy)): (usize, &(bool, bool))| {
             json!({ "ID": "", "Name": name(at), "Address": "", "SerfStatus": "alive", "Version": "", "Leader": at == 0,
-                    "LastContact": "0s", "LastTerm": 0, "LastIndex": 0, "Healthy": healthy, "Voter": voter,
+                    "LastContact": if at == 0 { "0s" } else { "40ms" }, "LastTerm": 0, "LastIndex": 0, "Healthy": healthy, "Voter": voter,
                     "StableSince": "" })
         };
         let servers: Vec<_> = nodes.iter().enumerate().map(server).collect();
         let servers: Vec<ServerHealth> = serde_json::from_value(json!(servers)).expect("servers");
-        judge(&serde_json::from_value(status).expect("status"), Some(&servers))
+        judge(&serde_json::from_value(status).expect("status"), Some(&servers), waited)
     }
 
     #[test]
@@ -211,6 +259,21 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_was_not_heard_since_it_was_asked_is_not_relied_on() {
+        const ALL: [(bool, bool); 3] = [(true, true); 3];
+        let after = |ms| judged(&ALL, Duration::from_millis(ms));
+        for ms in [0, 40, 239] {
+            let Judgement::Unheard(verdict) = after(ms) else { panic!("it is sure after {ms} ms") };
+            assert!(!verdict.can_restart);
+        }
+        let Judgement::Unheard(verdict) = after(239) else { panic!("it is sure") };
+        assert_eq!(verdict.reason, "the leader has not heard lately from n2, n3; try again");
+        assert!(matches!(after(240), Judgement::Sure(verdict) if verdict.can_restart));
+        // Whoever is not well is not waited for.
+        assert!(matches!(judged(&[(true, true), (true, true), (true, false)], Duration::ZERO), Judgement::Sure(_)));
+    }
+
+    #[test]
     fn only_who_leads_others_hands_over() {
         assert!(!verdict(&[(true, true)]).leads_others);
         assert!(verdict(&[(true, true), (true, true), (true, true)]).leads_others);
@@ -230,6 +293,9 @@ mod tests {
                                  "voter": true, "lag": null, "last_contact_ms": null });
             status.members.push(serde_json::from_value(member).expect("member"));
         }
-        assert!(!judge(&status, None).can_restart);
+        let Judgement::Sure(verdict) = judge(&status, None, Duration::from_secs(1)) else {
+            panic!("there is nothing to wait for")
+        };
+        assert!(!verdict.can_restart);
     }
 }
