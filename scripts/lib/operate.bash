@@ -47,10 +47,13 @@ need_leader() {
     stop_with "$EXIT_LEADERLESS" "there is no leader: nothing can be written; see runbooks/no-leader.md"
 }
 
+is_bucket() { [[ $1 == s3://* ]]; }
+
 one_line() { tr '\n' ' ' <<<"$1" | sed 's/ *$//'; }
 
-# Directory that can be written to and has so many MiB free.
+# Directory that can be written to and has so many MiB free; of a bucket that shows when it is used.
 need_room() { # directory, MiB, option that names it
+  ! is_bucket "$1" || return 0
   [[ -d $1 ]] || unmet "$1 is no directory; make it, or name another with $3"
   [[ -w $1 ]] || unmet "$1 cannot be written to by $(id -un); run this as its owner, or name another with $3"
   local free
