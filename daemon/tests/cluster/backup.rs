@@ -4,6 +4,8 @@ use crate::support::ctl::konsulctl;
 use crate::support::wait::so;
 use crate::support::{Cluster, Http, Node, wait_until};
 use konsul_api::archive::{ArchiveFacts, OfflineRestoreAnswer, RestoreAnswer, VerifyAnswer};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,6 +97,43 @@ fn an_archive_taken_on_a_follower_under_load_is_of_one_moment() {
 }
 
 /// What one client is told while it watches a key from all nodes in turn.
+/// Archives that are damaged on purpose, each in another place.
+const DAMAGED: usize = 200;
+const SEED: u64 = 0x6b6f_6e73_756c;
+
+#[test]
+fn konsulctl_calls_every_damaged_archive_damaged_with_code_4() {
+    let cluster = Cluster::start(1);
+    let node = &cluster.nodes[0];
+    (0..100).for_each(|n| put(node, &format!("k/{n:03}"), "value"));
+    let (_, bytes) = archive(node, "");
+    let verify = |bytes: &[u8]| {
+        std::fs::write(cluster.dir.join("a.kbs"), bytes).unwrap();
+        let mut command = Command::new(konsulctl());
+        command.args(["snapshot", "verify", "a.kbs"]).current_dir(&cluster.dir).output().unwrap()
+    };
+    let good = verify(&bytes);
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    let mut rng = SmallRng::seed_from_u64(SEED);
+    for round in 0..DAMAGED {
+        let mut changed = bytes.clone();
+        // The first rounds: the head, a few hundred bytes of many.
+        let at = rng.random_range(0..if round < DAMAGED / 4 { 200 } else { bytes.len() });
+        let what = if round % 2 == 0 {
+            changed[at] ^= 1 << rng.random_range(0..8);
+            format!("a bit of byte {at}")
+        } else {
+            changed.truncate(at);
+            format!("cut to {at} bytes")
+        };
+        let output = verify(&changed);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let named = said.starts_with("Error: ") && said.contains("a.kbs") && !said.contains("panicked");
+        assert!(output.status.code() == Some(4) && named, "{what} of {}: {}: {said}", bytes.len(), output.status);
+        assert!(output.stdout.is_empty(), "{what}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
 fn watch(nodes: &[std::net::SocketAddr], key: &str, stop: &AtomicBool) -> Vec<u64> {
     let mut told = vec![1];
     let mut clients: Vec<Http> = nodes.iter().map(|node| Http::new(*node)).collect();
