@@ -7,6 +7,7 @@
 
 use super::join::{JoinAnswer, JoinRequest, Promise};
 use crate::peer::Pool;
+use crate::raft::Understands;
 use crate::storage::Identity;
 use bytes::Bytes;
 use rand::Rng;
@@ -106,6 +107,7 @@ async fn ask(seat: &Seat, pool: &Pool, address: &str) -> Option<JoinAnswer> {
         rpc: seat.rpc.clone(),
         http: seat.http.clone(),
         former: seat.former == Former::Yes,
+        understands: Understands::OWN,
     };
     let request = Bytes::from(request.encode());
     let mut address = address.to_owned();

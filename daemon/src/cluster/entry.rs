@@ -13,7 +13,7 @@ use super::identity::{self, IdentityFiles};
 use super::lobby::{EnterError, Lobby};
 use super::local::{self, NoAddress};
 use super::token::{self, Purpose, Token};
-use crate::raft::{Consensus, ProposeError};
+use crate::raft::{Consensus, ProposeError, Understands};
 use crate::storage::Identity;
 use crate::telemetry::chain;
 use crate::tls::{Material, MemberId};
@@ -147,8 +147,14 @@ pub async fn by_token(me: &Newcomer, way: Way<'_>, now_ms: impl Fn() -> u64) -> 
     let failed = |error: &(dyn std::error::Error + 'static)| EnterError::Failed { why: chain(error) };
     // The same after a crash: a token that was used with it once is used with it again.
     let key = IdentityFiles::in_data_dir(&me.data_dir).joining_key().map_err(|error| failed(&error))?;
-    let mut applicant =
-        Applicant { name: me.name.clone(), rpc: String::new(), http: me.http.clone(), former: false, key };
+    let mut applicant = Applicant {
+        name: me.name.clone(),
+        rpc: String::new(),
+        http: me.http.clone(),
+        former: false,
+        understands: Understands::OWN,
+        key,
+    };
     let started = Instant::now();
     let (mut pause, mut told) = (PAUSE_MIN, None);
     loop {

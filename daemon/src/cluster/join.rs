@@ -1,6 +1,7 @@
 //! What a node that wants to become a member says, and what it is told.
 
 use crate::clock::{Clock, Timestamp};
+use crate::raft::Understands;
 use konsul_state::{DecodeError, Reader, Writer};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,6 +18,8 @@ pub struct JoinRequest {
     pub http: String,
     /// Forms the cluster if a majority of the peers is in none and promises to leave it to this node.
     pub former: bool,
+    /// The cluster versions that its program understands.
+    pub understands: Understands,
 }
 
 /// The answer of whoever was asked.
@@ -50,6 +53,7 @@ impl JoinRequest {
         out.str(&self.rpc);
         out.str(&self.http);
         out.bool(self.former);
+        self.understands.encode(&mut out);
         out.into_vec()
     }
 
@@ -62,6 +66,7 @@ impl JoinRequest {
             rpc: from.str("rpc address")?.to_owned(),
             http: from.str("http address")?.to_owned(),
             former: from.bool("former")?,
+            understands: Understands::decode(&mut from)?,
         })
     }
 }
@@ -165,9 +170,12 @@ mod tests {
 
     #[test]
     fn messages_survive_the_wire() {
-        let request =
-            JoinRequest { name: "a".into(), wished: 3, rpc: "h:1".into(), http: "http://h:2".into(), former: true };
+        let (name, rpc, http) = ("a".to_owned(), "h:1".to_owned(), "http://h:2".to_owned());
+        let request = JoinRequest { name, wished: 3, rpc, http, former: true, understands: Understands::OWN };
         assert_eq!(JoinRequest::decode(&request.encode()), Ok(request));
+        // Programs of before say nothing of versions.
+        let old = JoinRequest::decode(b"\x01\x01a\x03\x03h:1\x0ahttp://h:2\x01").unwrap();
+        assert_eq!((old.http.as_str(), old.understands), ("http://h:2", Understands::UNSAID));
         for answer in [
             JoinAnswer::Granted { cluster_id: [7; 16], epoch: 2, node_id: 9 },
             JoinAnswer::NotMember { promised: true },

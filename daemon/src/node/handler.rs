@@ -12,6 +12,7 @@ use crate::raft_types::{
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
 use crate::storage::SnapshotFile;
+use crate::telemetry::chain;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -103,6 +104,11 @@ impl Handler {
             let promised = request.former && self.promise.give(&request.name);
             return JoinAnswer::NotMember { promised };
         };
+        match consensus.misfit(request.understands) {
+            Ok(None) => {}
+            Ok(Some(why)) => return JoinAnswer::Refused { why },
+            Err(error) => return JoinAnswer::Refused { why: chain(&error) },
+        }
         let info = NodeInfo { name: request.name, rpc: request.rpc, http: request.http };
         match consensus.admit(request.wished, info, konsul_state::Role::Voter).await {
             Ok(node_id) => {

@@ -14,6 +14,7 @@ mod read;
 mod serve;
 mod status;
 mod tracker;
+mod understands;
 mod upgrade;
 
 pub use comparison::{CompareError, NotExamined};
@@ -26,6 +27,7 @@ pub use membership::{
 pub use propose::{Committed, ProposeError};
 pub use read::{Consistency, ReadError, ReadPermit};
 pub use status::{Contact, MemberStatus, Peer, Role, SnapshotInfo, Status, node_uuid};
+pub use understands::Understands;
 pub use upgrade::{MemberProgram, Program, UpgradeError, UpgradeState};
 
 use crate::clock::Clock;

@@ -54,6 +54,7 @@ impl Attacker {
             rpc: "10.77.0.254:8300".to_owned(),
             http: String::new(),
             former: false,
+            understands: konsuld::raft::Understands::OWN,
             key,
         }
     }
@@ -75,6 +76,7 @@ impl Attacker {
             http: String::new(),
             former: false,
             csr: request().unwrap().1,
+            understands: konsuld::raft::Understands::OWN,
         };
         let request = Envelope { body: &body.encode(), proof: None }.encode();
         let trust = JoinTrust::Pinned(pin);

@@ -9,6 +9,7 @@ use konsuld::cluster::enrol::{
 use konsuld::cluster::identity::IdentityFiles;
 use konsuld::cluster::token::{self, Bound, Purpose, Signer, Token};
 use konsuld::peer::{EnrolError, enrol};
+use konsuld::raft::Understands;
 use konsuld::tls::JoinTrust;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -105,6 +106,25 @@ async fn who_holds_no_good_token_is_refused_audited_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_program_is_too_old_is_told_which_version_is_needed_and_its_token_stays_good() {
+    let n1 = Node::found("n1", LIFE).await;
+    wait_for("the newest cluster version", || n1.consensus.cluster_version().unwrap() == Understands::OWN.newest).await;
+    let token = n1.token(1, HOUR).await;
+    let dir = TempDir::new().unwrap();
+    let old = Applicant { understands: Understands::UNSAID, ..stranger("n2", &dir) };
+    let (code, why) = refused(&token, &n1, &old).await;
+    let needed = format!("the cluster is at version {}", Understands::OWN.newest);
+    assert!(code == RefusalCode::Version && why.contains(&needed) && why.contains("install konsuld"), "{why}");
+    assert_eq!(n1.consensus.status().members.len(), 1);
+    wait_for("the refusal is audited", || audited(&n1).iter().any(|outcome| outcome.starts_with("refused: "))).await;
+    let n2 = n1.admit("n2", &token, LIFE).await;
+    wait_for("n2 votes", || n1.voters() == 2).await;
+    for node in [n2, n1] {
+        node.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recorded_request_is_worth_nothing_on_another_connection() {
     let n1 = Node::found("n1", LIFE).await;
     let token = n1.token(5, HOUR).await;
@@ -116,6 +136,7 @@ async fn a_recorded_request_is_worth_nothing_on_another_connection() {
         http: String::new(),
         former: false,
         csr: konsuld::cluster::ca::request().unwrap().1,
+        understands: Understands::OWN,
     };
     let body = body.encode();
     let mut recorded = Vec::new();
@@ -230,6 +251,7 @@ fn nodes_without_a_cluster_promise_only_to_whom_holds_the_same_token_and_prove_t
             http: String::new(),
             former: true,
             csr: Vec::new(),
+            understands: Understands::OWN,
         };
         let body = request.encode();
         let proof = token::prove(token, Signer::Asker, Bound { exporter, request: &body });

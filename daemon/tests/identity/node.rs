@@ -13,7 +13,7 @@ use konsuld::cluster::token::{self, Purpose, Token};
 use konsuld::leader::{self, LeaderDeps};
 use konsuld::metrics::Metrics;
 use konsuld::peer::{Known, LeaderStanding, Limits, LocalIdentity, PeerHandler, PeerIdentity, Pool, Transport, serve};
-use konsuld::raft::{Asker, Consensus, Parts, Policy, RaftConfig};
+use konsuld::raft::{Asker, Consensus, Parts, Policy, RaftConfig, Understands};
 use konsuld::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, NodeInfo, SnapshotMeta, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
@@ -318,7 +318,7 @@ impl Node {
 
 pub(crate) fn applicant(name: &str, rpc: &str, files: &IdentityFiles) -> Applicant {
     let (name, rpc, http) = (name.to_owned(), rpc.to_owned(), String::new());
-    Applicant { name, rpc, http, former: false, key: files.joining_key().unwrap() }
+    Applicant { name, rpc, http, former: false, understands: Understands::OWN, key: files.joining_key().unwrap() }
 }
 
 pub(crate) fn told(answer: &Answer) -> String {

@@ -4,6 +4,7 @@ use super::message::{EnrolAnswer, EnrolRequest, Envelope, Granted, RefusalCode};
 use crate::cluster::ca::{self, CaError};
 use crate::cluster::token::{Bound, Purpose, Signer, Token, prove, public_key, verify_proof};
 use crate::peer::{self, EnrolError};
+use crate::raft::Understands;
 use crate::tls::{Certified, Facts, JoinTrust, Material, MemberId, verify_chain};
 use konsul_state::DecodeError;
 use rcgen::KeyPair;
@@ -25,6 +26,8 @@ pub struct Applicant {
     pub http: String,
     /// It forms the cluster if a majority of those asked is in none and leaves it to this node.
     pub former: bool,
+    /// The cluster versions that its program understands.
+    pub understands: Understands,
     /// The same in every attempt: a token that was used with it once is used with it again.
     pub key: KeyPair,
 }
@@ -93,7 +96,8 @@ impl Applicant {
     fn request(&self, token: &Token) -> Result<EnrolRequest, AskError> {
         let csr = ca::request_with(&self.key).map_err(AskError::Request)?;
         let (name, rpc, http) = (self.name.clone(), self.rpc.clone(), self.http.clone());
-        Ok(EnrolRequest { token: token.id().bytes(), name, rpc, http, former: self.former, csr })
+        let (former, understands) = (self.former, self.understands);
+        Ok(EnrolRequest { token: token.id().bytes(), name, rpc, http, former, csr, understands })
     }
 }
 

@@ -9,6 +9,7 @@
 //! server's certificate.
 
 use crate::cluster::token::PROOF_BYTES;
+use crate::raft::Understands;
 use konsul_state::{DecodeError, Reader, Role, Writer};
 use rustls::pki_types::CertificateDer;
 
@@ -57,6 +58,8 @@ pub struct EnrolRequest {
     pub former: bool,
     /// The certificate signing request (DER).
     pub csr: Vec<u8>,
+    /// The cluster versions that its program understands.
+    pub understands: Understands,
 }
 
 impl EnrolRequest {
@@ -68,6 +71,7 @@ impl EnrolRequest {
         out.str(&self.http);
         out.bool(self.former);
         out.bytes(&self.csr);
+        self.understands.encode(&mut out);
         out.into_vec()
     }
 
@@ -80,6 +84,7 @@ impl EnrolRequest {
             http: from.str("http address")?.to_owned(),
             former: from.bool("former")?,
             csr: from.bytes("certificate signing request")?.to_vec(),
+            understands: Understands::decode(&mut from)?,
         })
     }
 }
@@ -140,6 +145,8 @@ pub enum RefusalCode {
     NoAuthority,
     /// Not now: it may be tried again.
     NotNow,
+    /// Its program is too old for what the log may hold, or too new.
+    Version,
     /// A code of a newer version.
     Other(u8),
 }
@@ -155,6 +162,7 @@ impl RefusalCode {
             RefusalCode::TooMany => 6,
             RefusalCode::NoAuthority => 7,
             RefusalCode::NotNow => 8,
+            RefusalCode::Version => 9,
             RefusalCode::Other(byte) => byte,
         }
     }
@@ -169,6 +177,7 @@ impl RefusalCode {
             6 => RefusalCode::TooMany,
             7 => RefusalCode::NoAuthority,
             8 => RefusalCode::NotNow,
+            9 => RefusalCode::Version,
             other => RefusalCode::Other(other),
         }
     }
@@ -184,6 +193,7 @@ impl RefusalCode {
             RefusalCode::TooMany => "too_many",
             RefusalCode::NoAuthority => "no_authority",
             RefusalCode::NotNow => "not_now",
+            RefusalCode::Version => "version",
             RefusalCode::Other(_) => "other",
         }
     }
@@ -269,7 +279,8 @@ mod tests {
 
     fn request() -> EnrolRequest {
         let (name, rpc, http) = ("n4".to_owned(), "h:1".to_owned(), "http://h:2".to_owned());
-        EnrolRequest { token: *b"abcdefgh", name, rpc, http, former: true, csr: vec![1, 2, 3] }
+        let understands = Understands { oldest: 1, newest: 2 };
+        EnrolRequest { token: *b"abcdefgh", name, rpc, http, former: true, csr: vec![1, 2, 3], understands }
     }
 
     fn answers() -> Vec<EnrolAnswer> {
@@ -285,7 +296,7 @@ mod tests {
             contacts: vec!["h:1".to_owned()],
         };
         let codes =
-            (1..=9).map(|byte| EnrolAnswer::Refused { code: RefusalCode::from_byte(byte), why: "no".to_owned() });
+            (1..=10).map(|byte| EnrolAnswer::Refused { code: RefusalCode::from_byte(byte), why: "no".to_owned() });
         let others = [
             EnrolAnswer::Granted(granted),
             EnrolAnswer::NotMember { promised: true },
@@ -311,7 +322,9 @@ mod tests {
     #[test]
     fn the_bytes_of_version_1_do_not_change() {
         let body = b"abcdefgh\x02n4\x03h:1\x0ahttp://h:2\x01\x03\x01\x02\x03";
-        assert_eq!(request().encode(), body);
+        assert_eq!(EnrolRequest::decode(body), Ok(EnrolRequest { understands: Understands::UNSAID, ..request() }));
+        // What was added since stands behind that.
+        assert_eq!(request().encode(), [body.as_slice(), &[1, 2]].concat());
         let length = u8::try_from(body.len()).unwrap();
         let envelope = [&[1, length], body.as_slice(), &[1], &[5; PROOF_BYTES]].concat();
         assert_eq!(Envelope { body, proof: Some([5; PROOF_BYTES]) }.encode(), envelope);

@@ -183,6 +183,7 @@ impl Enroller {
         let key = ProvenKey::of_csr(&request.csr);
         let key = key.map_err(|error| denied(RefusalCode::Csr, Refusal::Malformed, error.to_string()))?;
         self.check_name(request)?;
+        self.check_program(request)?;
         let role = self.use_token(from, request, key.spki_sha256()).await?;
         let node_id = match self.admitted_before(request).filter(|_| used_before.contains(&key.spki_sha256())) {
             Some(node_id) => node_id,
@@ -233,6 +234,14 @@ impl Enroller {
             return Err(denied(RefusalCode::Name, Refusal::NotAllowed, why));
         }
         Ok(())
+    }
+
+    /// Before the token is used: with another program it is good.
+    fn check_program(&self, request: &EnrolRequest) -> Result<(), Denied> {
+        match self.parts.consensus.misfit(request.understands).map_err(|error| not_now(chain(&error)))? {
+            None => Ok(()),
+            Some(why) => Err(denied(RefusalCode::Version, Refusal::NotAllowed, why)),
+        }
     }
 
     async fn use_token(&self, from: SocketAddr, request: &EnrolRequest, spki: [u8; 32]) -> Result<Role, NotGranted> {
