@@ -3,7 +3,7 @@
 use clap::Parser;
 use konsuld::config::{Args, Loaded, Start};
 use konsuld::node::{End, Node, NodeError, offline};
-use konsuld::telemetry::events;
+use konsuld::telemetry::{events, trace};
 use konsuld::{shutdown, telemetry};
 use std::error::Error;
 use std::process::ExitCode;
@@ -43,7 +43,13 @@ fn main() -> ExitCode {
         (Ok(raft), Ok(http)) => (raft, http),
         (Err(error), _) | (_, Err(error)) => return failed(&error, FAILED),
     };
+    if let Some(traces) = &loaded.config().traces
+        && let Err(error) = trace::start(traces, http.handle())
+    {
+        return failed(&error, BAD_CONFIG);
+    }
     let code = raft.block_on(run(loaded, http.handle()));
+    trace::flush();
     http.shutdown_background();
     telemetry::flush();
     code

@@ -1,5 +1,5 @@
 //! Log lines: to the journal, or on stderr, as JSON for machines or as text for people; and a panic is logged before the
-//! process aborts.
+//! process aborts. And traces, for those who want them.
 //!
 //! Knows nothing about: what is logged.
 
@@ -7,6 +7,7 @@ pub mod events;
 mod journal;
 mod line;
 mod relay;
+pub mod trace;
 
 pub use relay::dropped_lines;
 

@@ -185,6 +185,10 @@ OPERATIONS = {
               steps=[(None, "green"), (0.1, "red")], runbook="frequent-elections"),
         graph("Log lines dropped in an hour", "The journal took none: it hangs.",
               query(f"increase(konsul_log_dropped_lines_total{{{N}}}[1h])")),
+        graph("Spans of traces", "Taken by the collector, and dropped because it took none.", [
+            query(rate("konsul_otlp_spans_sent_total"), "{{node}} sent/s"),
+            query(rate("konsul_otlp_spans_dropped_total"), "{{node}} dropped/s"),
+        ]),
         graph("Memory", "In RAM, pages of the maps included.", query(f"process_resident_memory_bytes{{{N}}}"),
               unit="bytes"),
         graph("Open files", "Near the limit connections fail.",

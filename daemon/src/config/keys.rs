@@ -43,7 +43,7 @@ impl Key {
 }
 
 /// Sections in the order of the default configuration, with a line about each.
-pub(super) const SECTIONS: [(&str, &str); 9] = [
+pub(super) const SECTIONS: [(&str, &str); 10] = [
     ("node", "Who this node is."),
     ("storage", "Where its data is."),
     ("raft", "How the cluster agrees."),
@@ -53,6 +53,7 @@ pub(super) const SECTIONS: [(&str, &str); 9] = [
     ("discovery", "Where to look for nodes to join. What is found is asked, not trusted."),
     ("http", "Where clients reach this node, and how much they may ask."),
     ("log", "What is logged, and where."),
+    ("telemetry", "Traces: where a request spends its time, over several nodes."),
 ];
 
 const KIB: u64 = 1024;
@@ -248,6 +249,17 @@ pub(super) const KEYS: &[Key] = &[
     key("log.format", Kind::Choice(&["auto", "journal", "json", "text"]), Preset::Is("\"auto\""),
         &["\"journal\": to systemd's journal, with fields. \"json\", \"text\": lines on stderr. \"auto\": to the journal if",
           "stderr is the journal, text on a terminal, else JSON."]),
+
+    key("telemetry.otlp_endpoint", Kind::Url, Preset::None { example: "\"https://collector.example.net:4318\"" },
+        &["An OpenTelemetry collector that takes OTLP over HTTP: spans of sampled requests are sent to /v1/traces there, once",
+          "a second. They name routes, nodes and times, never a key, a value or a token. What cannot be delivered is dropped.",
+          "Not set: nothing is traced."]),
+    key("telemetry.otlp_sample_ratio", Kind::Share, Preset::Is("0.01"),
+        &["The share of requests that are traced. A request with a header `traceparent` (W3C) is traced if that says so, and",
+          "not if it says not, whatever is set here."]),
+    key("telemetry.otlp_ca_file", Kind::Path, Preset::None { example: "\"/etc/konsul/tls/collector-ca.pem\"" },
+        &["PEM: the authorities that sign the certificate of the collector, if it is reached by https. Default: those that",
+          "this system trusts."]),
 ];
 
 /// The key of this path.

@@ -27,6 +27,7 @@ use crate::cluster::discovery::{AwsEnvironment, DiscoveryConfig};
 use crate::http::HttpConfig;
 use crate::storage::StorageConfig;
 use crate::telemetry::LogConfig;
+use crate::telemetry::trace::TraceConfig;
 use crate::tls::{TlsConfig, TlsVersion};
 use settings::{Origin, Settings};
 use std::fmt;
@@ -50,6 +51,8 @@ pub struct Config {
     pub discovery: DiscoveryConfig,
     pub http: HttpConfig,
     pub log: LogConfig,
+    /// `None`: nothing is traced.
+    pub traces: Option<TraceConfig>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

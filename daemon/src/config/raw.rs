@@ -15,10 +15,12 @@ pub(super) struct Node {
 pub(super) enum Raw {
     Text(String),
     Number(u64),
+    /// As it is written.
+    Fraction(String),
     Flag(bool),
     List(Vec<Node>),
     Table(Vec<(String, Node)>),
-    /// No key takes this: a date, a fraction, a negative number.
+    /// No key takes this: a date, a negative number.
     Other {
         what: String,
     },
@@ -29,6 +31,7 @@ impl Raw {
         match self {
             Raw::Text(text) => format!("\"{text}\""),
             Raw::Number(number) => number.to_string(),
+            Raw::Fraction(text) => text.clone(),
             Raw::Flag(flag) => flag.to_string(),
             Raw::List(_) => "a list".into(),
             Raw::Table(_) => "a table".into(),
@@ -62,7 +65,7 @@ impl Lines<'_> {
                 entries.iter().map(|(key, value)| (key.get_ref().clone().into_owned(), self.node(value))).collect(),
             ),
             DeValue::Boolean(flag) => Raw::Flag(*flag),
-            DeValue::Float(number) => Raw::Other { what: number.to_string() },
+            DeValue::Float(number) => Raw::Fraction(number.to_string()),
             DeValue::Datetime(date) => Raw::Other { what: date.to_string() },
         };
         Node { line: self.of(value.span().start), raw }

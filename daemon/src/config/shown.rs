@@ -35,6 +35,7 @@ fn toml(kind: Kind, value: &Value) -> Toml {
         Value::Number(number) => {
             i64::try_from(*number).map_or_else(|_| Toml::String(number.to_string()), Toml::Integer)
         }
+        Value::Share(share) => Toml::Float(*share),
         Value::Flag(flag) => Toml::Boolean(*flag),
         Value::Duration(duration) => Toml::String(format!("{}ms", duration.as_millis())),
         Value::Addresses(addresses) if matches!(kind, Kind::Address | Kind::Server) => {

@@ -152,6 +152,25 @@ fn discovery_is_on_as_soon_as_one_of_its_methods_is_set() {
 }
 
 #[test]
+fn traces_need_a_konsuld_that_has_them() {
+    let found = run_case("[telemetry]\notlp_endpoint = \"http://127.0.0.1:4318\"\notlp_sample_ratio = 0.5\n");
+    if cfg!(feature = "otlp") {
+        let traces = found.unwrap().traces.unwrap();
+        assert_eq!((traces.endpoint.as_str(), traces.sample_ratio), ("http://127.0.0.1:4318", 0.5));
+    } else {
+        assert!(found.unwrap_err().to_string().contains("`otlp`"));
+    }
+    let off = run_case("[telemetry]\notlp_sample_ratio = 1\n").unwrap();
+    assert_eq!(off.traces, None, "without an endpoint nothing is traced");
+    for bad in ["1.5", "-0.1", "\"half\"", "nan"] {
+        let error = run_case(&format!("[telemetry]\notlp_sample_ratio = {bad}\n")).unwrap_err().to_string();
+        assert!(error.contains("a number from 0 to 1"), "{bad}: {error}");
+    }
+    let error = run_case("[telemetry]\notlp_ca_file = \"/ca.pem\"\n").unwrap_err().to_string();
+    assert!(error.contains("https://"), "{error}");
+}
+
+#[test]
 fn aws_discovery_needs_a_konsuld_that_has_it() {
     let found = run_case("[discovery]\naws_tag_key = \"konsul\"\n");
     if cfg!(feature = "discovery-aws") {

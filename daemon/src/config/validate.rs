@@ -10,6 +10,7 @@ use super::{
 };
 use crate::clock::rate::RateConfig;
 use crate::http::{DefaultConsistency, HttpLimits, NonLeaderWrites};
+use crate::telemetry::trace::TraceConfig;
 use crate::telemetry::{LogConfig, LogFilter, LogFormat};
 use crate::tls::TlsVersion;
 use ipnet::IpNet;
@@ -39,12 +40,13 @@ pub(super) fn build(settings: &Settings, tls_off: Option<&Origin>, host_name: &s
     let raft = check.raft();
     let http = check.http(&node, raft.inflight_bytes_max);
     let log = check.log(&node);
+    let traces = check.traces(&node);
     if check.problems.is_empty() {
         let certificate_life = check.duration("cluster.certificate_life");
         let sealing_key_file = check.path("cluster.sealing_key_file");
         let join_rate = check.join_rate();
         let cluster = ClusterSection { peers, form, certificate_life, sealing_key_file, join_token_file, join_rate };
-        Ok(Config { node, storage, raft, peer, tls, cluster, discovery, http, log })
+        Ok(Config { node, storage, raft, peer, tls, cluster, discovery, http, log, traces })
     } else {
         Err(check.problems)
     }
@@ -419,6 +421,26 @@ impl Check<'_> {
             burst: NonZeroU32::new(times).unwrap_or(NonZeroU32::MIN),
             exempt: self.networks("cluster.join_rate_exempt"),
         }
+    }
+
+    fn traces(&mut self, node: &NodeSection) -> Option<TraceConfig> {
+        let ca_file = self.path("telemetry.otlp_ca_file");
+        let endpoint = self.text("telemetry.otlp_endpoint");
+        if ca_file.is_some() && !endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("https://")) {
+            let text =
+                "`telemetry.otlp_ca_file` is set without an https:// `telemetry.otlp_endpoint`; set both, or none";
+            self.refuse("telemetry.otlp_ca_file", text);
+        }
+        if endpoint.is_some() && !cfg!(feature = "otlp") {
+            let text = "this konsuld was built without traces (cargo feature `otlp`); use one that has them, or remove \
+                        `telemetry.otlp_endpoint`";
+            self.refuse("telemetry.otlp_endpoint", text);
+        }
+        let sample_ratio = match self.settings.get("telemetry.otlp_sample_ratio") {
+            Some(Value::Share(share)) => *share,
+            other => unreachable!("telemetry.otlp_sample_ratio is a share with a default, not {other:?}"),
+        };
+        Some(TraceConfig { endpoint: endpoint?, sample_ratio, ca_file, node: node.name.clone() })
     }
 
     fn log(&self, node: &NodeSection) -> LogConfig {

@@ -50,6 +50,8 @@ pub(super) enum Kind {
     Domain,
     /// Any printable text, for the names of others.
     Label,
+    /// From 0 to 1.
+    Share,
     /// `true` or `false`.
     Flag,
     /// Log levels.
@@ -66,6 +68,7 @@ pub(super) enum Value {
     Networks(Vec<IpNet>),
     Path(PathBuf),
     Number(u64),
+    Share(f64),
     Flag(bool),
     Duration(Duration),
     Addresses(Vec<SocketAddr>),
@@ -110,6 +113,7 @@ impl Kind {
             Kind::Server => "the address of a DNS server, like \"10.0.0.2\" or \"10.0.0.2:53\"".into(),
             Kind::Domain => "a DNS name, like \"example.net\"".into(),
             Kind::Label => "a text of at most 256 printable characters".into(),
+            Kind::Share => "a number from 0 to 1, like 0.1".into(),
             Kind::Flag => "true or false".into(),
             Kind::Filter => "a log level: off, error, warn, info, debug, trace, or `part=level`".into(),
             Kind::Timing => "\"lan\", \"wan\" or { heartbeat_ms, election_ms_min, election_ms_max }".into(),
@@ -143,15 +147,24 @@ impl Kind {
             (Kind::Server, Raw::Text(text)) => server(text).map(|address| Value::Addresses(vec![address])),
             (Kind::Domain, Raw::Text(text)) if is_domain(text) => Some(Value::Text(text.clone())),
             (Kind::Label, Raw::Text(text)) if is_label(text) => Some(Value::Text(text.clone())),
+            (Kind::Share, Raw::Fraction(text)) => share(text),
+            (Kind::Share, Raw::Number(number)) => share(&number.to_string()),
             (Kind::Flag, Raw::Flag(flag)) => Some(Value::Flag(*flag)),
             (Kind::Filter, Raw::Text(text)) => text.parse().ok().map(Value::Filter),
             (Kind::Timing, raw) => return timing(raw).map(Value::Timing),
             (Kind::Peers, Raw::List(items)) => {
                 return items.iter().map(peer).collect::<Result<_, _>>().map(Value::Peers);
             }
-            (_, Raw::Text(_) | Raw::Number(_) | Raw::Flag(_) | Raw::List(_) | Raw::Table(_) | Raw::Other { .. }) => {
-                None
-            }
+            (
+                _,
+                Raw::Text(_)
+                | Raw::Number(_)
+                | Raw::Fraction(_)
+                | Raw::Flag(_)
+                | Raw::List(_)
+                | Raw::Table(_)
+                | Raw::Other { .. },
+            ) => None,
         };
         value.ok_or_else(|| BadValue::new(format!("is {}, expected {}", raw.describe(), self.expected())))
     }
@@ -171,6 +184,10 @@ impl Kind {
             Kind::Count { .. } | Kind::Bytes { .. } => {
                 Ok(text.parse().map_or_else(|_not_a_number| Raw::Text(text.into()), Raw::Number))
             }
+            Kind::Share => Ok(match share(text) {
+                Some(_) => Raw::Fraction(text.into()),
+                None => Raw::Text(text.into()),
+            }),
             Kind::Flag => Ok(text.parse().map_or_else(|_not_a_flag| Raw::Text(text.into()), Raw::Flag)),
             Kind::Name | Kind::Path | Kind::Duration { .. } | Kind::Address | Kind::HostPort | Kind::Url => {
                 Ok(Raw::Text(text.into()))
@@ -184,6 +201,11 @@ impl Kind {
 
 fn within(number: u64, min: u64, max: u64) -> Option<Value> {
     (min..=max).contains(&number).then_some(Value::Number(number))
+}
+
+fn share(text: &str) -> Option<Value> {
+    let number: f64 = text.replace('_', "").parse().ok()?;
+    (0.0..=1.0).contains(&number).then_some(Value::Share(number))
 }
 
 pub(super) fn is_name(text: &str) -> bool {
@@ -310,7 +332,7 @@ fn timing(raw: &Raw) -> Result<Timing, BadValue> {
                 election_max: ms("election_ms_max")?,
             })
         }
-        Raw::Text(_) | Raw::Number(_) | Raw::Flag(_) | Raw::List(_) | Raw::Other { .. } => {
+        Raw::Text(_) | Raw::Number(_) | Raw::Fraction(_) | Raw::Flag(_) | Raw::List(_) | Raw::Other { .. } => {
             Err(BadValue::new(format!("is {}, expected {}", raw.describe(), Kind::Timing.expected())))
         }
     }

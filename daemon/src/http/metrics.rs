@@ -70,6 +70,12 @@ fn counter(http: &HttpMetrics, labels: &Endpoint, code: u16) -> Counter {
     http.requests.get_or_create(&labels).clone()
 }
 
+/// The template and the method of a route by its place in the table, as they are counted.
+pub(super) fn names(route: Option<usize>) -> (&'static str, &'static str) {
+    let Endpoint { endpoint, method } = route.map_or(OTHER, |at| labels(&ROUTES[at]));
+    (endpoint, method)
+}
+
 /// The exposition text of a member, as it is now.
 pub(super) fn expose_now(context: &Context) -> Response<Body> {
     context.deps.consensus.renew_gauges();

@@ -16,6 +16,7 @@ use super::{
     agent, autopilot, backup, batch, ca, cluster, compare, health, join_token, kv, membership, metrics, openapi,
     operator, path, reception, snapshot, status as consul_status, turn, txn, upgrade,
 };
+use crate::telemetry::trace;
 use flate2::{Compression, write::GzEncoder};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, LOCATION, VARY};
@@ -60,10 +61,26 @@ async fn answer_parts(
     let begun = Instant::now();
     let (route, response) = match client.address().map(|from| desk.limits().ask(from).map_err(|wait| (from, wait))) {
         Some(Err((from, wait))) => (None, too_often(desk, from, wait)),
-        Some(Ok(())) | None => route(desk, client, parts, body).await,
+        Some(Ok(())) | None => match trace::request(|| traceparent(&parts.headers)) {
+            None => route(desk, client, parts, body).await,
+            // On the heap: those who are not traced are not to pay for it.
+            Some(traced) => {
+                let answered = Box::pin(traced.around(route(desk, client, parts, body))).await;
+                let (endpoint, method) = metrics::names(answered.0);
+                traced.answered(method, endpoint, answered.1.status().as_u16());
+                answered
+            }
+        },
     };
     metrics.count(route, response.status().as_u16(), begun.elapsed());
     response
+}
+
+/// Said twice, it says nothing.
+fn traceparent(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut said = headers.get_all("traceparent").iter();
+    let first = said.next()?;
+    said.next().is_none().then_some(first.as_bytes())
 }
 
 fn too_often(desk: Desk<'_>, client: IpAddr, wait: Duration) -> Response<Body> {

@@ -1,6 +1,6 @@
 //! What the kernel knows of this process, read when somebody asks: the standard `process_*` metrics, and the time.
 
-use crate::telemetry;
+use crate::telemetry::{self, trace};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -46,6 +46,22 @@ impl Collector for Process {
         let dropped = ConstCounter::new(telemetry::dropped_lines());
         let help = "Log lines dropped because the journal took none; any rise means that it hangs.";
         dropped.encode(encoder.encode_descriptor("konsul_log_dropped_lines", help, None, dropped.metric_type())?)?;
+        let spans = [
+            (
+                "konsul_otlp_spans_dropped",
+                "Spans that nobody received; a rise means that the collector is down or refuses them, or that too much is sampled.",
+                trace::dropped_spans(),
+            ),
+            (
+                "konsul_otlp_spans_sent",
+                "Spans that the collector took; none means that nothing is sampled, or telemetry.otlp_endpoint not set.",
+                trace::sent_spans(),
+            ),
+        ];
+        for (name, help, count) in spans {
+            let count = ConstCounter::new(count);
+            count.encode(encoder.encode_descriptor(name, help, None, count.metric_type())?)?;
+        }
         if let Some(stat) = stat {
             let cpu = ConstCounter::new(stat.cpu_ticks / TICKS_PER_SECOND);
             let help = "CPU time, user and system.";

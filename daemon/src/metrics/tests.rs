@@ -35,6 +35,8 @@ const NAMES: &[&str] = &[
     "konsul_kv_keys gauge",
     "konsul_log_dropped_lines counter",
     "konsul_node_time_seconds gauge",
+    "konsul_otlp_spans_dropped counter",
+    "konsul_otlp_spans_sent counter",
     "konsul_peer_calls_in_flight gauge",
     "konsul_peer_connect_failures counter",
     "konsul_peer_connections gauge",

@@ -188,13 +188,13 @@ impl Consensus {
         let mut encoded = Vec::new();
         Command::CheckPoint.encode(&mut encoded);
         // Not as clients propose: a leader that is alone and fenced has nobody else to compare it.
-        match self.propose_here(&Bytes::from(encoded)).await {
+        match self.propose_here(&Bytes::from(encoded), &[]).await {
             Tried::Done(Ok(committed)) => {
                 self.inner.metrics.raft.applied.check_point.inc();
                 Ok(committed.index)
             }
             Tried::Done(Err(error)) => Err(CompareError::Propose(error)),
-            Tried::NotAppended => Err(CompareError::NoLeader),
+            Tried::NotAppended | Tried::NotUnderstood => Err(CompareError::NoLeader),
         }
     }
 

@@ -7,16 +7,22 @@ use super::membership::{Done, MembershipDone, MembershipError, MembershipOp, Mem
 use super::{Committed, Consistency, ProposeError};
 use crate::raft_types::NodeInfo;
 use crate::storage::codec;
+use crate::telemetry::trace::Parent;
 use bytes::Bytes;
 use konsul_state::{DecodeError, Index, Outcome, Reader, Writer};
 
 const VERSION: u8 = 1;
+
+/// A forwarded group of commands is part of so many traces at most; of further ones it is not told.
+pub(super) const TRACES_MAX: usize = 16;
 
 /// A request to the leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Request<'a> {
     /// An encoded command.
     Propose { command: &'a [u8] },
+    /// The same, as part of these traces. Programs from before do not understand it, and say so.
+    ProposeTraced { parents: Vec<Parent>, command: &'a [u8] },
     /// The index a read of this consistency has to wait for.
     ReadIndex { consistency: Consistency },
     /// Hand leadership to this node.
@@ -80,6 +86,12 @@ impl<'a> Request<'a> {
                 out.u8(0);
                 out.raw(command);
             }
+            Request::ProposeTraced { parents, command } => {
+                out.u8(4);
+                out.usize(parents.len());
+                parents.iter().for_each(|parent| out.raw(&parent.to_bytes()));
+                out.raw(command);
+            }
             Request::ReadIndex { consistency } => {
                 out.u8(1);
                 out.bool(*consistency == Consistency::Strong);
@@ -123,6 +135,7 @@ impl<'a> Request<'a> {
             }
             2 => Ok(Request::Transfer { to: from.u64("node id")? }),
             3 => Ok(Request::Member { request: from.rest() }),
+            4 => Ok(Request::ProposeTraced { parents: parents(&mut from)?, command: from.rest() }),
             16 => Ok(Request::Change { request: request(&mut from)? }),
             17 => Ok(Request::Greet { info: codec::node(&mut from)? }),
             18 => Ok(Request::Report),
@@ -232,6 +245,18 @@ impl Answer {
             found => Err(DecodeError::Unknown { what: "answer kind", found: found.into(), known: 23 }),
         }
     }
+}
+
+fn parents(from: &mut Reader<'_>) -> Result<Vec<Parent>, DecodeError> {
+    let count = from.usize("number of traces")?;
+    if count > TRACES_MAX {
+        return Err(DecodeError::Invalid { what: "number of traces" });
+    }
+    let parent = |from: &mut Reader<'_>| {
+        let bytes = from.array::<{ Parent::BYTES }>("trace")?;
+        Parent::of_bytes(&bytes).ok_or(DecodeError::Invalid { what: "trace" })
+    };
+    (0..count).map(|_| parent(from)).collect()
 }
 
 fn unknown(what: &'static str, found: u8, known: u8) -> DecodeError {
@@ -457,6 +482,20 @@ mod tests {
             assert_eq!(hex(&encoded), bytes.replace(' ', ""), "{answer:?}");
             assert_eq!(Answer::decode(&encoded), Ok(answer));
         }
+    }
+
+    #[test]
+    fn a_traced_command_keeps_its_bytes_and_the_number_of_traces_is_bounded() {
+        let parent = Parent::of_bytes(&[7; Parent::BYTES]).unwrap();
+        let request = Request::ProposeTraced { parents: vec![parent, parent], command: b"c" };
+        let encoded = request.encode();
+        assert_eq!(hex(&encoded), format!("010402{}63", "07".repeat(2 * Parent::BYTES)));
+        assert_eq!(Request::decode(&encoded), Ok(request));
+        let many = [&[1, 4, 17][..], &[7; 17 * Parent::BYTES]].concat();
+        for bad in [&many[..], &[1, 4, 1, 7], &[1, 4]] {
+            assert!(Request::decode(bad).is_err(), "{bad:?}");
+        }
+        assert!(Request::decode(&[&[1, 4, 1][..], &[0; Parent::BYTES]].concat()).is_err(), "no ids");
     }
 
     #[test]

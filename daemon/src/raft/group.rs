@@ -7,7 +7,9 @@
 //! Members of a group share its log index, as the operations of a transaction do. Each has its own outcome.
 
 use super::Consensus;
+use super::forward::TRACES_MAX;
 use super::propose::{Committed, ProposeError, Share, Tried, millis};
+use crate::telemetry::trace::Parent;
 use bytes::Bytes;
 use konsul_state::{Command, Outcome};
 use std::collections::VecDeque;
@@ -41,6 +43,7 @@ pub(super) struct Member {
     /// When it was proposed: how long it is held without a leader counts from here.
     since: Instant,
     _share: Share,
+    part_of: Option<Parent>,
     tell: oneshot::Sender<Result<Committed, ProposeError>>,
 }
 
@@ -88,9 +91,14 @@ impl Grouper {
 
 impl Consensus {
     /// As [`Consensus::propose`], together with whoever else proposes now.
-    pub(super) async fn propose_in_group(&self, command: Bytes, share: Share) -> Result<Committed, ProposeError> {
+    pub(super) async fn propose_in_group(
+        &self,
+        command: Bytes,
+        share: Share,
+        part_of: Option<Parent>,
+    ) -> Result<Committed, ProposeError> {
         let (tell, told) = oneshot::channel();
-        let member = Member { command, since: Instant::now(), _share: share, tell };
+        let member = Member { command, since: Instant::now(), _share: share, part_of, tell };
         if self.inner.grouper.join(member) {
             let this = self.clone();
             self.inner.tasks.spawn_on(async move { this.run_lane().await }, &self.inner.runtime);
@@ -103,7 +111,8 @@ impl Consensus {
         let mut backoff = super::propose::PAUSE;
         while let Some(members) = self.inner.grouper.next() {
             let command = encode(&members);
-            match self.try_propose(&command).await {
+            let part_of: Vec<Parent> = members.iter().filter_map(|member| member.part_of).take(TRACES_MAX).collect();
+            match self.try_propose(&command, &part_of).await {
                 Tried::Done(result) => {
                     self.inner
                         .metrics
@@ -112,7 +121,7 @@ impl Consensus {
                         .observe(f64::from(u32::try_from(members.len()).expect("a group is small")));
                     answer(members, result);
                 }
-                Tried::NotAppended => {
+                Tried::NotAppended | Tried::NotUnderstood => {
                     let hold = self.inner.config.hold;
                     let (late, rest): (Vec<_>, Vec<_>) = members.into_iter().partition(|m| m.since.elapsed() >= hold);
                     for member in late {
@@ -164,7 +173,10 @@ mod tests {
     fn member(bytes: usize) -> (Member, oneshot::Receiver<Result<Committed, ProposeError>>) {
         let (tell, told) = oneshot::channel();
         let share = Budget::new(usize::MAX / 2).take(bytes).unwrap();
-        (Member { command: Bytes::from(vec![1; bytes]), since: Instant::now(), _share: share, tell }, told)
+        (
+            Member { command: Bytes::from(vec![1; bytes]), since: Instant::now(), _share: share, part_of: None, tell },
+            told,
+        )
     }
 
     fn sizes(group: Option<Vec<Member>>) -> Vec<usize> {

@@ -13,6 +13,7 @@ mod propose;
 mod read;
 mod serve;
 mod status;
+mod traced;
 mod tracker;
 mod understands;
 mod upgrade;
@@ -46,7 +47,7 @@ use openraft::{Config, ConfigError, SnapshotPolicy, StepDownPolicy};
 use propose::Budget;
 use read::Rounds;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -141,6 +142,8 @@ struct Inner {
     left_behind: AtomicBool,
     /// What the leader's autopilot published last, and in which term.
     report: Mutex<Option<(u64, Bytes)>>,
+    /// The term whose leader does not understand what is part of a trace.
+    untraced_term: AtomicU64,
     /// Of the raft core.
     pulse: Arc<Pulse>,
     poked: Arc<Notify>,
@@ -270,6 +273,7 @@ impl Consensus {
                 departed: watch::Sender::new(None),
                 left_behind: AtomicBool::new(false),
                 report: Mutex::default(),
+                untraced_term: AtomicU64::new(0),
                 pulse: Pulse::new("raft-core"),
                 poked: Arc::default(),
                 identity,

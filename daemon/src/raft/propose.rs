@@ -4,13 +4,16 @@
 //! after its election, a connection that could not be made. Once it may have been appended, the only honest answer
 //! besides "committed" is "unknown".
 
-use super::Consensus;
 use super::forward::{Answer, Request};
+use super::traced;
+use super::{Consensus, Peer};
 use crate::metrics::{Applied, ProposalFailure};
 use crate::peer::CallError;
 use crate::raft_types::Proposal;
+use crate::telemetry::trace::{self, Parent, SpanKind};
 use bytes::Bytes;
 use konsul_state::{Command, Index, KvWrite, Outcome, TokenWrite};
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::{ClientWriteError, RaftError};
 use prometheus_client::metrics::counter::Counter;
 use std::sync::Arc;
@@ -55,6 +58,20 @@ pub(super) enum Tried {
     Done(Result<Committed, ProposeError>),
     /// Surely in nobody's log.
     NotAppended,
+    /// Nor this: the leader is of another version.
+    NotUnderstood,
+}
+
+impl Tried {
+    /// In traces; `None`: it was committed.
+    fn failed(&self) -> Option<&'static str> {
+        match self {
+            Tried::Done(Ok(_)) => None,
+            Tried::Done(Err(ProposeError::OutcomeUnknown { .. })) => Some("outcome unknown"),
+            Tried::Done(Err(_)) => Some("not committed"),
+            Tried::NotAppended | Tried::NotUnderstood => Some("not appended"),
+        }
+    }
 }
 
 /// Bytes of proposals that are not yet answered. openraft's own queues are bounded by count only.
@@ -134,7 +151,7 @@ impl Consensus {
             Err(ProposeError::TooLarge { bytes, max_bytes })
         } else {
             let groupable = is_groupable(command, bytes);
-            self.propose_encoded(Bytes::from(encoded), groupable).await
+            self.propose_encoded(Bytes::from(encoded), groupable, trace::current()).await
         };
         let metrics = &self.inner.metrics.raft;
         match &result {
@@ -146,7 +163,12 @@ impl Consensus {
         result
     }
 
-    async fn propose_encoded(&self, command: Bytes, groupable: bool) -> Result<Committed, ProposeError> {
+    async fn propose_encoded(
+        &self,
+        command: Bytes,
+        groupable: bool,
+        part_of: Option<Parent>,
+    ) -> Result<Committed, ProposeError> {
         if self.has_departed() {
             return Err(ProposeError::Stopping);
         }
@@ -155,12 +177,12 @@ impl Consensus {
         }
         let share = self.inner.budget.take(command.len())?;
         if groupable {
-            return self.propose_in_group(command, share).await;
+            return self.propose_in_group(command, share, part_of).await;
         }
         let started = Instant::now();
         let mut backoff = PAUSE;
         loop {
-            if let Tried::Done(result) = self.try_propose(&command).await {
+            if let Tried::Done(result) = self.try_propose(&command, part_of.as_slice()).await {
                 return result;
             }
             let waited = started.elapsed();
@@ -172,8 +194,12 @@ impl Consensus {
     }
 
     /// Once, wherever the leader is.
-    pub(super) async fn try_propose(&self, command: &Bytes) -> Tried {
-        if self.leads() { self.propose_here(command).await } else { self.propose_there(command).await }
+    pub(super) async fn try_propose(&self, command: &Bytes, part_of: &[Parent]) -> Tried {
+        if self.leads() {
+            self.propose_here(command, part_of).await
+        } else {
+            self.propose_there(command, part_of).await
+        }
     }
 
     /// Until the leadership changes, or a moment has passed.
@@ -200,7 +226,21 @@ impl Consensus {
     }
 
     /// On this node, as its leader.
-    pub(super) async fn propose_here(&self, command: &Bytes) -> Tried {
+    pub(super) async fn propose_here(&self, command: &Bytes, part_of: &[Parent]) -> Tried {
+        if part_of.is_empty() {
+            return self.write(command).await;
+        }
+        let mut spans = traced::Spans::begin(part_of, SpanKind::Internal, "raft.propose");
+        let tried = self.write(command).await;
+        tried.failed().into_iter().for_each(|why| spans.fail(why));
+        if let Tried::Done(Ok(committed)) = &tried {
+            let index = committed.index.get();
+            spans.applied(index, self.inner.storage.log.committed_at(index), self.inner.state.applied_at(index));
+        }
+        tried
+    }
+
+    async fn write(&self, command: &Bytes) -> Tried {
         if let Some(reason) = self.inner.space.read_only() {
             return Tried::Done(Err(ProposeError::ReadOnly { reason }));
         }
@@ -230,9 +270,38 @@ impl Consensus {
     }
 
     /// On the leader, which is another node.
-    async fn propose_there(&self, command: &Bytes) -> Tried {
+    async fn propose_there(&self, command: &Bytes, part_of: &[Parent]) -> Tried {
         let Some(leader) = self.claimed_leader() else { return Tried::NotAppended };
-        let request = Bytes::from(Request::Propose { command }.encode());
+        if part_of.is_empty() {
+            return self.forward(&leader, Request::Propose { command }).await;
+        }
+        let mut spans = traced::Spans::begin(part_of, SpanKind::Client, "raft.forward");
+        spans.number("konsul.leader", leader.id);
+        let term = self.inner.raft.metrics().borrow_watched().current_term;
+        // A program from before understood nothing of it, and did nothing: the same leader is not asked like this again.
+        let understands = self.inner.untraced_term.load(Ordering::Relaxed) != term;
+        let traced = match spans.parents() {
+            parents if understands && !parents.is_empty() => Some(Request::ProposeTraced { parents, command }),
+            _ => None,
+        };
+        let tried = match traced {
+            Some(request) => match self.forward(&leader, request).await {
+                Tried::NotUnderstood => {
+                    self.inner.untraced_term.store(term, Ordering::Relaxed);
+                    self.forward(&leader, Request::Propose { command }).await
+                }
+                tried => tried,
+            },
+            None => self.forward(&leader, Request::Propose { command }).await,
+        };
+        tried.failed().into_iter().for_each(|why| spans.fail(why));
+        tried
+    }
+
+    /// A request to propose, sent to the leader.
+    async fn forward(&self, leader: &Peer, request: Request<'_>) -> Tried {
+        let is_traced = matches!(request, Request::ProposeTraced { .. });
+        let request = Bytes::from(request.encode());
         let started = Instant::now();
         // The leader has its own time limit; ours only covers a connection that went silent.
         let limit = self.inner.config.propose_timeout + self.inner.config.propose_timeout / 2;
@@ -252,8 +321,10 @@ impl Consensus {
             Ok(Answer::Failed(error)) => Tried::Done(Err(error)),
             Ok(Answer::NotLeader) => Tried::NotAppended,
             Ok(Answer::Unreadable(why)) => {
-                tracing::warn!(leader = leader.id, %why, "the leader does not understand this node");
-                Tried::NotAppended
+                if !is_traced {
+                    tracing::warn!(leader = leader.id, %why, "the leader does not understand this node");
+                }
+                Tried::NotUnderstood
             }
             Ok(
                 Answer::ReadIndex(_)
@@ -276,7 +347,19 @@ impl Consensus {
     }
 
     /// A forwarded write: tried once here, because the follower holds and retries.
-    pub(super) async fn propose_for_peer(&self, command: Bytes) -> Answer {
+    pub(super) async fn propose_for_peer(&self, command: Bytes, part_of: &[Parent]) -> Answer {
+        if part_of.is_empty() {
+            return self.try_for_peer(command, &[]).await;
+        }
+        let mut spans = traced::Spans::begin(part_of, SpanKind::Server, "peer.forward");
+        let answer = self.try_for_peer(command, &spans.parents()).await;
+        if !matches!(answer, Answer::Committed(_)) {
+            spans.fail("not committed");
+        }
+        answer
+    }
+
+    async fn try_for_peer(&self, command: Bytes, part_of: &[Parent]) -> Answer {
         // A leader that is fenced tells nobody what a command did: another one is about to lead.
         if !self.leads() || self.is_fenced() {
             return Answer::NotLeader;
@@ -285,10 +368,10 @@ impl Consensus {
             Ok(share) => share,
             Err(error) => return Answer::Failed(error),
         };
-        match self.propose_here(&command).await {
+        match self.propose_here(&command, part_of).await {
             Tried::Done(Ok(committed)) => Answer::Committed(committed),
             Tried::Done(Err(error)) => Answer::Failed(error),
-            Tried::NotAppended => Answer::NotLeader,
+            Tried::NotAppended | Tried::NotUnderstood => Answer::NotLeader,
         }
     }
 }

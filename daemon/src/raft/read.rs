@@ -6,6 +6,7 @@
 use super::Consensus;
 use super::forward::{Answer, Request};
 use super::propose::millis;
+use crate::telemetry::trace;
 use bytes::Bytes;
 use konsul_state::{Index, StateError, View};
 use openraft::{LinearizerOption, ReadPolicy};
@@ -23,6 +24,17 @@ pub enum Consistency {
     Leader,
     /// What a quorum confirms at the time of the read.
     Strong,
+}
+
+impl Consistency {
+    /// In traces.
+    fn word(self) -> &'static str {
+        match self {
+            Consistency::Stale => "stale",
+            Consistency::Leader => "leader",
+            Consistency::Strong => "strong",
+        }
+    }
 }
 
 /// The gate let this read pass. Only this module makes one.
@@ -95,6 +107,7 @@ impl Consensus {
             Consistency::Leader => reads.leader.inc(),
             Consistency::Strong => reads.strong.inc(),
         };
+        trace::note("konsul.consistency", consistency.word());
         self.unfenced()?;
         if consistency == Consistency::Stale {
             return Ok(ReadPermit { _gate: () });

@@ -76,7 +76,10 @@ impl Consensus {
     /// A member's request; what is not for consensus is for `others`, once there are any.
     pub async fn answer(&self, from: Asker, request: Bytes, others: Option<&impl MemberService>) -> Bytes {
         let answer = match Request::decode(&request) {
-            Ok(Request::Propose { command }) => self.propose_for_peer(request.slice_ref(command)).await,
+            Ok(Request::Propose { command }) => self.propose_for_peer(request.slice_ref(command), &[]).await,
+            Ok(Request::ProposeTraced { parents, command }) => {
+                self.propose_for_peer(request.slice_ref(command), &parents).await
+            }
             Ok(Request::ReadIndex { consistency }) => {
                 let index = if self.leads() { self.read_index_here(consistency).await } else { None };
                 index.map_or(Answer::NotLeader, Answer::ReadIndex)

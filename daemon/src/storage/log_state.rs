@@ -1,6 +1,7 @@
 //! What the log's writer thread and its readers share: where the log stands, its tables, and the form of a record.
 
 use super::codec;
+use super::moments::Moments;
 use super::tail::Tail;
 use crate::metrics::StorageMetrics;
 use crate::raft_types::{Entry, LogId, Vote};
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     inner: Mutex<Inner>,
     /// The index of `committed`, readable without the lock.
     committed_index: AtomicU64,
+    /// When what was committed.
+    pub(super) commits: Moments,
     /// Of the writer thread.
     pub(super) pulse: Arc<Pulse>,
     pub(super) metrics: StorageMetrics,
@@ -63,6 +66,7 @@ impl Shared {
         let committed_index = AtomicU64::new(opened.committed.map_or(0, |id| id.index));
         Shared {
             committed_index,
+            commits: Moments::default(),
             pulse: Pulse::new("log-writer"),
             inner: Mutex::new(Inner {
                 vote: opened.vote,
@@ -94,6 +98,7 @@ impl Shared {
         }
         drop(inner);
         self.committed_index.fetch_max(index, Ordering::SeqCst);
+        self.commits.end(index, Moments::begin());
     }
 
     /// The time it takes to a majority counts from here, if this node leads.

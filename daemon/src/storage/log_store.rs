@@ -15,6 +15,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, mpsc};
+use std::time::SystemTime;
 use tokio::sync::oneshot;
 
 /// The log of this node.
@@ -59,6 +60,11 @@ impl LogStore {
     pub fn file_bytes_used(&self) -> u64 {
         let pages = self.reader.env.info().last_page_number + 1;
         u64::try_from(pages).expect("a page count fits 64 bits") * 4096
+    }
+
+    /// When openraft said that this entry is committed, if that is known.
+    pub fn committed_at(&self, index: u64) -> Option<SystemTime> {
+        self.shared.commits.of(index).map(|(_, ended)| ended)
     }
 
     /// Pages of the log's file that hold nothing.

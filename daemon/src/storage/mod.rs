@@ -9,6 +9,7 @@ mod left;
 mod log_state;
 mod log_store;
 mod log_writer;
+mod moments;
 mod newer;
 mod prezero;
 pub mod records;

@@ -8,6 +8,7 @@ use super::codec;
 use super::generation::{Generation, GenerationError, Generations};
 use super::log_store::LogStore;
 use super::log_writer::meta;
+use super::moments::Moments;
 use super::newer::needs_newer;
 use super::snapshot::{self, SnapshotDir, SnapshotError, Verified};
 use super::snapshot_file::SnapshotFile;
@@ -25,7 +26,7 @@ use std::error::Error;
 use std::io;
 use std::iter::Peekable;
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 use std::vec::Drain;
 use tokio::sync::oneshot;
 
@@ -57,6 +58,8 @@ pub struct StateStore {
     check_points: CheckPoints,
     /// What only a newer program understands, if that was met.
     newer: OnceLock<String>,
+    /// When what was applied.
+    applies: Moments,
     /// Of the apply thread.
     pulse: Arc<Pulse>,
 }
@@ -96,6 +99,7 @@ impl StateStore {
             metrics,
             check_points,
             newer: OnceLock::new(),
+            applies: Moments::default(),
             pulse: Pulse::new("apply"),
         }
     }
@@ -124,6 +128,11 @@ impl StateStore {
     /// The newest snapshot, if there is one.
     pub fn newest_snapshot(&self) -> Option<Verified> {
         self.newest.lock().expect("nothing panics while it holds the lock").clone()
+    }
+
+    /// From when to when this entry was applied, if that is known.
+    pub fn applied_at(&self, index: u64) -> Option<(SystemTime, SystemTime)> {
+        self.applies.of(index)
     }
 
     /// (bytes in use, bytes of the map) of the environment.
@@ -191,7 +200,7 @@ impl StateStore {
 
     /// Applies entries up to a check point or the end in one transaction, answers, wakes.
     fn apply_to_check_point(&self, entries: &mut Peekable<Drain<'_, RunItem>>) -> Result<(), StateError> {
-        let started = Instant::now();
+        let (started, began) = (Instant::now(), Moments::begin());
         let current = self.current.load_full();
         let mut batch = current.store().batch()?;
         let mut answers = Vec::with_capacity(entries.size_hint().0);
@@ -233,6 +242,8 @@ impl StateStore {
         if at_check_point {
             self.check_points.reached(index, current.store().view()?);
         }
+        // Before anybody is answered who may ask for it.
+        self.applies.end(last.index, began);
         // Committed: a caller that is answered now, and reads, sees its write.
         self.watches.publish(index, &changes);
         for (responder, outcome) in answers {

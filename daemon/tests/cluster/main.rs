@@ -36,5 +36,7 @@ mod secrets;
 mod snapshot;
 #[allow(dead_code, unused_imports, clippy::explicit_write, reason = "shared with tests that use the rest of it")]
 mod support;
+#[cfg(feature = "otlp")]
+mod traced;
 mod upgraded;
 mod version;

@@ -87,12 +87,20 @@ impl Http {
     }
 
     pub(crate) fn request(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Reply, Failed> {
+        self.request_with(method, path, "", body)
+    }
+
+    /// `more`: further lines of the head, each with its end.
+    pub(crate) fn request_with(&mut self, method: &str, path: &str, more: &str, body: &[u8]) -> Result<Reply, Failed> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => self.connect().map_err(Failed::NotSent)?,
         };
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n", self.address, body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\n{more}Content-Length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
         let mut message = head.into_bytes();
         message.extend_from_slice(body);
         stream.get_mut().write_all(&message).map_err(Failed::Unanswered)?;
