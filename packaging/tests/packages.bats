@@ -50,8 +50,6 @@ download() { cp "$2" "$HOSTS_DIR/$1/root/home/alice/$(basename "${3:-$2}")"; }
 
 tells_its_part() { [[ $(readme "$1" "systemctl status konsul") =~ Status:.*(leader|follower).*term ]]; }
 
-may_not_restart() { ! on "$1" konsulctl cluster can-restart; }
-
 has_color() { [[ $(on "$1" konsulctl --timeout 2s kv get color) == "$2" ]]; }
 
 # Nothing of it runs on host $1, and nothing would at the next boot.
@@ -258,32 +256,6 @@ END
   on 2 test -e /etc/konsul/konsul.toml.dpkg-dist
   on 1 grep --quiet 'New in 9.0.0-1' /etc/konsul/konsul.toml
   [[ $(as_alice 1 "konsulctl --server http://10.77.0.2:8500 kv get color") == blue ]]
-}
-
-@test "needrestart leaves it to the gate whether the service is restarted" {
-  on 1 test -x /etc/needrestart/restart.d/konsul.service
-  local before
-  # A process that runs what is not on the disk any more: what an upgrade of a library leaves.
-  before=$(pid_of 1)
-  on 1 cp --preserve=all /usr/bin/konsuld /usr/bin/konsuld.new
-  on 1 mv /usr/bin/konsuld.new /usr/bin/konsuld
-  run on 1 needrestart -b
-  echo "$output"
-  [[ $output == *"NEEDRESTART-SVC: konsul.service"* ]]
-  # shellcheck disable=SC2086 # a word each
-  on 3 systemctl stop $UNITS
-  # That a node has gone is known when it has been silent for a while.
-  wait_until "host 1 may not restart" 30 may_not_restart 1
-  run on 1 needrestart -r a
-  echo "$output"
-  [[ $output == *"not well: n3"* ]]
-  [[ $(pid_of 1) == "$before" ]]
-  on 3 systemctl start konsul.service
-  wait_until "the cluster is healthy" 60 is_well
-  run on 1 needrestart -r a
-  echo "$output"
-  has_other_pid 1 "$before"
-  wait_until "the cluster is healthy" 60 is_well
 }
 
 @test "README: remove; the data stays, and so it does when it is purged" {
