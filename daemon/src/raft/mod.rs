@@ -184,32 +184,35 @@ fn ms(d: Duration) -> u64 {
     propose::millis(d)
 }
 
-fn core_config(config: &RaftConfig, cluster: &str) -> Result<Arc<Config>, StartError> {
-    let core = Config {
-        cluster_name: cluster.to_owned(),
-        heartbeat_interval: ms(config.heartbeat),
-        election_timeout_min: ms(config.election_min),
-        election_timeout_max: ms(config.election_max),
-        heartbeat_min_interval: Some(0),
-        max_payload_entries: config.payload_entries_max,
-        max_append_entries: Some(4096),
-        api_channel_size: Some(4096),
-        // Snapshots are triggered by `tracker`, which knows how large the state is.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: config.keep_entries,
-        purge_batch_size: 4096,
-        replication_lag_threshold: 1000,
-        install_snapshot_timeout: 60_000,
-        quorum_loss_probe_interval: Some(2 * ms(config.election_max)),
-        enable_pre_vote: Some(true),
-        // Leadership is won, never remembered.
-        enable_leader_restore: Some(false),
-        // Off until this node may campaign: see `tracker::begin_to_campaign`.
-        enable_elect: false,
-        removed_leader_step_down: StepDownPolicy::After(ms(config.heartbeat)),
-        ..Config::default()
-    };
-    core.validate().map(Arc::new).map_err(|source| StartError::Config { source })
+impl RaftConfig {
+    /// What it means for openraft.
+    pub fn core(&self, cluster: &str) -> Result<Arc<Config>, StartError> {
+        let core = Config {
+            cluster_name: cluster.to_owned(),
+            heartbeat_interval: ms(self.heartbeat),
+            election_timeout_min: ms(self.election_min),
+            election_timeout_max: ms(self.election_max),
+            heartbeat_min_interval: Some(0),
+            max_payload_entries: self.payload_entries_max,
+            max_append_entries: Some(4096),
+            api_channel_size: Some(4096),
+            // Snapshots are triggered by `tracker`, which knows how large the state is.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: self.keep_entries,
+            purge_batch_size: 4096,
+            replication_lag_threshold: 1000,
+            install_snapshot_timeout: 60_000,
+            quorum_loss_probe_interval: Some(2 * ms(self.election_max)),
+            enable_pre_vote: Some(true),
+            // Leadership is won, never remembered.
+            enable_leader_restore: Some(false),
+            // Off until this node may campaign: see `tracker::begin_to_campaign`.
+            enable_elect: false,
+            removed_leader_step_down: StepDownPolicy::After(ms(self.heartbeat)),
+            ..Config::default()
+        };
+        core.validate().map(Arc::new).map_err(|source| StartError::Config { source })
+    }
 }
 
 impl Consensus {
@@ -217,7 +220,7 @@ impl Consensus {
     pub async fn start(parts: Parts, form: bool) -> Result<Consensus, StartError> {
         let Parts { config, storage, identity, info, pool, space, metrics, clock } = parts;
         let cluster = uuid::Uuid::from_bytes(identity.cluster_id).to_string();
-        let core = core_config(&config, &cluster)?;
+        let core = config.core(&cluster)?;
         let (log, machine) = (storage.log.clone(), storage.state.clone());
         let state = Arc::clone(machine.store());
         let built = Raft::build(identity.node_id, core, pool.clone(), log, machine).await;

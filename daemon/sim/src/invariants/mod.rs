@@ -1,0 +1,28 @@
+//! What must hold in every run: one property per file.
+
+mod acked_write_survives;
+mod election_safety;
+mod log_matching;
+mod reads_are_linearizable;
+mod states_agree;
+
+use crate::oracle::Event;
+
+/// Looks at what happens, in order, and says what must not have happened.
+pub(crate) trait Invariant: Send {
+    /// What it is called in a report.
+    fn name(&self) -> &'static str;
+    /// The reason, if this event breaks it.
+    fn see(&mut self, event: &Event) -> Result<(), String>;
+}
+
+/// Each anew, for one run.
+pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::<election_safety::ElectionSafety>::default(),
+        Box::<log_matching::LogMatching>::default(),
+        Box::<acked_write_survives::AckedWriteSurvives>::default(),
+        Box::<reads_are_linearizable::ReadsAreLinearizable>::default(),
+        Box::<states_agree::StatesAgree>::default(),
+    ]
+}
