@@ -25,6 +25,10 @@ pub struct RaftMetrics {
     pub has_quorum: Gauge,
     /// Comparisons, made by this node as the leader, in which states differed.
     pub state_digest_mismatch: Counter,
+    /// Comparisons, made by this node as the leader, in which a majority of the voters held the same state.
+    pub states_compared: Counter,
+    /// Between two comparisons; 0: only when asked.
+    pub compare_interval_seconds: SecondsGauge,
     /// Log index of the newest digest that this node took of its state.
     pub state_digest_index: Gauge,
     /// 1 while this node answers nobody.
@@ -254,6 +258,8 @@ impl RaftMetrics {
             last_contact_seconds: PeerGauges::default(),
             has_quorum: Gauge::default(),
             state_digest_mismatch: Counter::default(),
+            states_compared: Counter::default(),
+            compare_interval_seconds: SecondsGauge::default(),
             state_digest_index: Gauge::default(),
             fenced: Gauge::default(),
             apply_latency_ms: latency_ms(),
@@ -292,6 +298,8 @@ impl RaftMetrics {
         registry.register("raft_elections", "Candidacies of this node by outcome; a rise of lost means that it stands for election without a majority to hear it", self.elections.clone());
         registry.register("raft_has_quorum", "1 while a majority acknowledged the leader within a lease; 0 means no writes", self.has_quorum.clone());
         registry.register("raft_state_digest_mismatch", "Comparisons by this node, as the leader, in which the members' states differed; any rise means that data is damaged on one of them", self.state_digest_mismatch.clone());
+        registry.register("raft_states_compared", "Comparisons by this node, as the leader, in which a majority of the voters held the same state; without a rise on any node nobody would see that one holds something else", self.states_compared.clone());
+        registry.register("raft_compare_interval_seconds", "How often a leader has the states compared, by the configuration; 0: only when it is asked to", self.compare_interval_seconds.clone());
         registry.register("raft_state_digest_index", "Log index at which this node last took the digest of its state; it stands still if states are not compared", self.state_digest_index.clone());
         registry.register("raft_fenced", "1 while this node answers nobody, because its state is not the one that a majority holds", self.fenced.clone());
         registry.register("raft_last_contact_seconds", "Since the peer last answered the leader; above the heartbeat means it is slow or gone", self.last_contact_seconds.family.clone());

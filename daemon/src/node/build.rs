@@ -143,6 +143,7 @@ pub(super) fn duties(
     authority: Option<&Authority>,
 ) -> LeaderDeps {
     let seats = config.cluster.peers.len();
+    metrics.raft.compare_interval_seconds.set(config.raft.compare_interval.as_secs_f64());
     LeaderDeps {
         consensus: consensus.clone(),
         metrics: metrics.clone(),

@@ -270,6 +270,9 @@ impl Consensus {
                 };
             }
         }
+        if comparison.agreed.is_some() {
+            self.inner.metrics.raft.states_compared.inc();
+        }
         if !comparison.differs() {
             tracing::info!(index, "the states of the members are the same");
             return;

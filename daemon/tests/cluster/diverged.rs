@@ -100,6 +100,8 @@ fn a_damaged_state_is_found_and_fenced_and_built_anew() {
     assert_eq!(waited.status, 503, "who waited was shown what it holds: {waited}");
     follower.wait_log(&["fenced: at log index"]);
     assert_eq!(leader.metric("konsul_raft_state_digest_mismatch_total", ""), Ok(1.0));
+    // Both comparisons had a majority: this one, and the one in which all were the same.
+    assert_eq!(leader.metric("konsul_raft_states_compared_total", ""), Ok(2.0));
     wait_until("a row of the audit", || {
         let audit: Vec<AuditRow> = leader.get("/v1/cluster/audit").map_err(|error| error.to_string())?.json();
         let row = audit.iter().find(|row| row.event == "state.differs");
