@@ -131,8 +131,13 @@ impl Cluster {
                 campaigner.runtime_config().elect(true);
             });
         }
-        let oracle = self.oracle.clone();
-        spawn(async move { watch(id, &raft, &oracle).await });
+        let cluster = self.clone();
+        spawn(async move {
+            watch(id, &raft, &cluster.oracle).await;
+            if cluster.network.lives(id, life) {
+                cluster.oracle.see(Event::Stuck("no raft core ends by itself"));
+            }
+        });
         Ok(())
     }
 
@@ -148,7 +153,7 @@ impl Cluster {
     }
 }
 
-/// Tells of every term in which this life of the node leads.
+/// Tells of every term in which this life of the node leads, until its raft core ends.
 async fn watch(node: u64, raft: &openraft::Raft<SimTypes, Machine>, oracle: &Oracle) {
     let mut metrics = raft.server_metrics();
     let mut told = None;
@@ -161,7 +166,8 @@ async fn watch(node: u64, raft: &openraft::Raft<SimTypes, Machine>, oracle: &Ora
             && told != Some(term)
         {
             told = Some(term);
-            oracle.see(Event::Leads { node, term });
+            let last = raft.data_metrics().borrow_watched().last_log.map_or(0, |id| id.index);
+            oracle.see(Event::Leads { node, term, last });
         }
         if metrics.changed().await.is_err() {
             return;

@@ -122,15 +122,16 @@ impl Machine {
                 Outcome::None
             }
         };
-        let term = id.committed_leader_id().term;
-        batch.set_position(index, &term.to_be_bytes(), None)?;
+        let by = id.committed_leader_id();
+        let leader = (by.term, by.node_id);
+        batch.set_position(index, &leader.0.to_be_bytes(), None)?;
         batch.commit()?;
         inner.applied = Some(id);
         if let Some(membership) = membership {
             inner.membership = membership;
         }
         drop(inner);
-        self.oracle.see(Event::Applied { node: self.node, index: id.index, term, content: hash.finish() });
+        self.oracle.see(Event::Applied { node: self.node, index: id.index, leader, content: hash.finish() });
         Ok(outcome)
     }
 

@@ -99,7 +99,7 @@ impl Network {
     }
 
     /// Whether this life of the node goes on.
-    fn lives(&self, id: u64, life: u64) -> bool {
+    pub(crate) fn lives(&self, id: u64, life: u64) -> bool {
         self.lock().nodes.get(&id).is_some_and(|node| node.life == life)
     }
 

@@ -12,19 +12,24 @@ use std::time::Duration;
 /// How many of the last events a report shows.
 const TAIL: usize = 60;
 
+/// Term and node. openraft lets a node with a higher id win a term that another has won before: the pair is what orders
+/// leaders, not the term alone.
+pub(crate) type Leader = (u64, u64);
+
 /// What the invariants look at.
 #[derive(Debug)]
 #[expect(dead_code, reason = "some of it only reports show, by its Debug form")]
 pub(crate) enum Event {
-    /// A node took the lead, by its own account.
+    /// A node took the lead, by its own account, with a log that ends at `last`.
     Leads {
         node: u64,
         term: u64,
+        last: u64,
     },
     Applied {
         node: u64,
         index: u64,
-        term: u64,
+        leader: Leader,
         content: u64,
     },
     WriteBegan {
@@ -60,7 +65,7 @@ pub(crate) enum Event {
     },
     /// Something is broken, or mended.
     Fault(String),
-    /// After the last fault the cluster does not do this any more.
+    /// This does not hold: of what has to go on.
     Stuck(&'static str),
 }
 

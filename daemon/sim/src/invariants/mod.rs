@@ -1,7 +1,7 @@
 //! What must hold in every run: one property per file.
 
 mod acked_write_survives;
-mod election_safety;
+mod leader_completeness;
 mod log_matching;
 mod reads_are_linearizable;
 mod states_agree;
@@ -19,7 +19,7 @@ pub(crate) trait Invariant: Send {
 /// Each anew, for one run.
 pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
     vec![
-        Box::<election_safety::ElectionSafety>::default(),
+        Box::<leader_completeness::LeaderCompleteness>::default(),
         Box::<log_matching::LogMatching>::default(),
         Box::<acked_write_survives::AckedWriteSurvives>::default(),
         Box::<reads_are_linearizable::ReadsAreLinearizable>::default(),
