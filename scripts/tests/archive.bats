@@ -59,6 +59,13 @@ is_back() {
   [[ $output == *"--allow-cluster-change"* ]]
   "$root/scripts/restore" --from "$kept" --yes-i-am "$(cluster_id)" --allow-cluster-change "$archive"
   is_back
+  # Not by one host alone: the authority that the archive speaks of is gone.
+  sed "s:$STAGING_DIR/n1/data:$BATS_TEST_TMPDIR/empty:" "$STAGING_DIR/n1.toml" >"$BATS_TEST_TMPDIR/n1.toml"
+  run "$KONSULCTL" snapshot restore "$archive" --empty-host --config "$BATS_TEST_TMPDIR/n1.toml"
+  echo "$output"
+  [ "$status" -eq 3 ]
+  [[ $output == *"form a new cluster with \`konsulctl cluster init\`, then \`konsulctl snapshot restore --allow-cluster-change\`"* ]]
+  [ ! -e "$BATS_TEST_TMPDIR/empty" ]
 }
 
 # S3 as moto plays it, from the environment that the tests of the daemon make; it ends with file descriptor 4.

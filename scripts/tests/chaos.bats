@@ -48,9 +48,13 @@ needs_disks() {
   [[ $(nft list tables) != *konsul_chaos* ]]
 }
 
-@test "a disk fills up, and is emptied again" {
+@test "a disk fills up, which scripts/smoke tells, and is emptied again" {
   needs_disks
-  survives disk-full follower
+  survives --duration 5 disk-full follower &
+  chaos=$!
+  full() { KONSULCTL=$bin/konsulctl "$root/scripts/smoke" --server "$(servers)" | grep "takes no writes, its disk is full: runbooks/disk-full.md"; }
+  until full; do kill -0 "$chaos"; done
+  wait "$chaos"
   # Not one process more than there are nodes.
   [ "$(pgrep -c -f "konsuld --config $STAGING_DIR/")" -eq 3 ]
   run ls "$STAGING_DIR"/n1/filler "$STAGING_DIR"/n2/filler "$STAGING_DIR"/n3/filler
@@ -111,6 +115,22 @@ needs_disks() {
     chaos partition
     [ "$status" -eq 3 ]
   fi
+}
+
+@test "who may not break it, and no space, are told with the remedy, and code 3" {
+  needs_root
+  run setpriv --reuid=65534 --regid=65534 --clear-groups env "TMPDIR=/tmp" "$root/scripts/chaos" --dir "$STAGING_DIR" kill
+  echo "$output"
+  [ "$status" -eq 3 ]
+  [[ $output == *"was started by another user; run this as that one, or with sudo"* ]]
+  mkdir "$BATS_TEST_TMPDIR/small"
+  mount -t tmpfs -o size=8m tmpfs "$BATS_TEST_TMPDIR/small"
+  TMPDIR=$BATS_TEST_TMPDIR/small chaos kill
+  umount "$BATS_TEST_TMPDIR/small"
+  [ "$status" -eq 3 ]
+  [[ $output == *"64 are needed to note what was acknowledged; make room, or name another directory with TMPDIR"* ]]
+  run env_ status
+  [ "$status" -eq 0 ]
 }
 
 @test "a cluster that is not well is not broken further" {

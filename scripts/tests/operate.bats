@@ -1,5 +1,5 @@
 #!/usr/bin/env bats
-# shellcheck disable=SC2154 # the helper sets root and bin
+# shellcheck disable=SC2030,SC2031,SC2154 # each test is a subshell; the helper sets root and bin
 # scripts/backup, restore, recovery and rolling-upgrade against real nodes.
 
 load helper
@@ -51,6 +51,66 @@ cluster_id() { ctl --json cluster status | jq -r .cluster_id; }
   says 3 "nothing was changed"
   script restore --yes-i-am "$(cluster_id)" "$kept/none.kbs"
   says 3 "cannot be read"
+}
+
+@test "nobody there is told with what to do" {
+  script restore --server http://127.0.0.1:1 --from "$kept" --dry-run
+  says 3 "no server answers"
+  says 3 "name one with --server"
+  script rolling-upgrade --server http://127.0.0.1:1 --upgrade true --rollback true --dry-run
+  says 3 "no server answers"
+}
+
+as_nobody() { # script, options
+  run setpriv --reuid=65534 --regid=65534 --clear-groups env "$root/scripts/$1" "${@:2}"
+  echo "$output"
+}
+
+@test "who may not is told who may, and nothing was done" {
+  [[ $UID == 0 ]] || skip "needs root, to be somebody else"
+  chmod 755 "$BATS_TEST_TMPDIR"
+  install -m 600 /dev/null "$BATS_TEST_TMPDIR/mine"
+  as_nobody backup --to "$kept"
+  says 3 "$kept cannot be written to by nobody; run this as its owner, or name another with --to"
+  as_nobody backup --to /tmp --recipient age1 --identity "$BATS_TEST_TMPDIR/mine"
+  says 3 "cannot be read by nobody; run this as its owner"
+  as_nobody restore --yes-i-am "$(cluster_id)" "$BATS_TEST_TMPDIR/mine"
+  says 3 "cannot be read by nobody; run this as its owner, or name another archive"
+  as_nobody recovery --config "$BATS_TEST_TMPDIR/mine" --dry-run
+  says 3 "cannot be read; run this as root, or name another with --config"
+  as_nobody recovery --config "$STAGING_DIR/n1.toml" --dry-run
+  says 1 "Permission denied"
+  as_nobody rolling-upgrade --upgrade true --rollback true --state "$BATS_TEST_TMPDIR/state" --backup-age 0
+  says 3 "cannot be written by nobody; name another place with --state"
+}
+
+@test "no space is told before anything is done, or leaves nothing" {
+  [[ $UID == 0 ]] || skip "needs root, to make a small disk"
+  small=$BATS_TEST_TMPDIR/small
+  mkdir "$small"
+  mount -t tmpfs -o size=128k tmpfs "$small"
+  head -c 400000 /dev/urandom >"$BATS_TEST_TMPDIR/big"
+  ctl kv put big - <"$BATS_TEST_TMPDIR/big"
+  script backup --to "$small"
+  told=$output status_room=$status
+  script backup --to "$small" --room 0
+  full=$output status_full=$status left=$(find "$small" -type f)
+  ctl snapshot save "$BATS_TEST_TMPDIR/a.kbs"
+  script restore --from "$small" --yes-i-am "$(cluster_id)" "$BATS_TEST_TMPDIR/a.kbs"
+  umount "$small"
+  ctl kv delete big
+  says 3 "64 are needed; make room, or name another with --from"
+  [ "$status_room" -eq 3 ]
+  [[ $told == *"64 are needed; make room, or name another with --to"* ]]
+  [ "$status_full" -eq 1 ]
+  [[ $full == *"No space left on device"* ]]
+  [ -z "$left" ]
+}
+
+@test "what another cluster's upgrade remembers is not taken for this one's" {
+  printf '%s\n' "00000000-0000-0000-0000-000000000000 true" "done n1" >"$BATS_TEST_TMPDIR/state"
+  script rolling-upgrade --upgrade true --rollback true --backup-age 0 --state "$BATS_TEST_TMPDIR/state" --dry-run
+  says 3 "another upgrade was begun, of cluster 00000000-"
 }
 
 @test "a backup is saved, proven and told; a dry run does nothing" {
@@ -148,6 +208,8 @@ upgrade() { script rolling-upgrade --backup-age 0 --soak 2 --gate 20 "$@"; }
 
 @test "one node goes on when the others are lost, once each of them was named" {
   id=$(cluster_id)
+  script recovery --config "$STAGING_DIR/n1.toml" --dry-run
+  says 3 "is in use by another konsuld; stop that one"
   env_ stop
   script recovery --config "$STAGING_DIR/n1.toml" --dry-run
   says 0 "would make this node the only voter"
@@ -155,6 +217,23 @@ upgrade() { script rolling-upgrade --backup-age 0 --soak 2 --gate 20 "$@"; }
   says 3 "n3 is lost, by the plan"
   script recovery --config "$STAGING_DIR/n1.toml" --yes-i-am 00000000-0000-0000-0000-000000000000 --dead n2 --dead n3
   says 3 "nothing was changed"
+  # A copy of its data, to try on what must not happen to the data itself.
+  if [[ $UID == 0 ]]; then
+    copy=$BATS_TEST_TMPDIR/copy
+    mkdir "$copy"
+    cp -a "$STAGING_DIR/n1/data" "$BATS_TEST_TMPDIR/"
+    mount -t tmpfs -o "size=$(($(du -sk "$BATS_TEST_TMPDIR/data" | cut -f 1) + 4096))k" tmpfs "$copy"
+    cp -a "$BATS_TEST_TMPDIR/data" "$copy/"
+    sed "s:$STAGING_DIR/n1/data:$copy/data:" "$STAGING_DIR/n1.toml" >"$BATS_TEST_TMPDIR/copy.toml"
+    script recovery --config "$BATS_TEST_TMPDIR/copy.toml" --yes-i-am "$id" --dead n2 --dead n3
+    full=$output status_full=$status left=$(ls "$copy/data")
+    umount "$copy"
+    [ "$status_full" -eq 1 ]
+    [[ $full == *"No space left on device"*"nothing was changed"* && $left != *before-recovery* ]]
+    sed "s:$STAGING_DIR/n1/data:$BATS_TEST_TMPDIR/data:" "$STAGING_DIR/n1.toml" >"$BATS_TEST_TMPDIR/copy.toml"
+    script recovery --config "$BATS_TEST_TMPDIR/copy.toml" --yes-i-am "$id" --dead n2 --dead n3 --start false
+    says 7 "the cluster was recovered, but the node was not started by: false"
+  fi
   # A majority that is there is no case for it.
   script recovery --config "$STAGING_DIR/n1.toml" --yes-i-am "$id" "$STAGING_DIR/n2/data"
   [ "$status" -eq 3 ]

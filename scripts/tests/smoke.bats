@@ -63,6 +63,16 @@ no_leader() {
   [[ $output == *"no leader: runbooks/no-leader.md"* ]]
 }
 
+@test "servers of two clusters are told apart, with code 1" {
+  other=$BATS_FILE_TMPDIR/other
+  env_ --dir "$other" --bin "$bin" --nodes 1 --port-base 26200 start
+  smoke --server "http://127.0.0.1:26101,http://127.0.0.1:26201"
+  env_ --dir "$other" reset
+  echo "$output"
+  [ "$status" -eq 1 ]
+  [[ $output == *"BAD  http://127.0.0.1:26201 is of cluster "*"name the servers of one cluster with --server"* ]]
+}
+
 @test "nobody there is code 3, with what to do" {
   smoke --server http://127.0.0.1:1
   [ "$status" -eq 3 ]

@@ -23,7 +23,8 @@ use std::{
 pub(crate) enum Recover {
     /// Read what is left of a node that does not run
     #[command(after_help = "Run it on each host that still has data, and take the answers to one place.\n\n\
-        Examples:\n  konsulctl recover inspect --json >n1.json\n  konsulctl recover inspect /mnt/old-disk/konsul")]
+        Examples:\n  konsulctl recover inspect --json >n1.json\n  konsulctl recover inspect /mnt/old-disk/konsul\n\n\
+        Exit codes: 0 it was read, damaged or not, 1 failed, 2 wrong usage, 3 no node's data is there, or the node runs")]
     Inspect {
         /// Its data directory [default: that of the configuration]
         dir: Option<PathBuf>,

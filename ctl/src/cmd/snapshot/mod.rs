@@ -55,7 +55,8 @@ pub(crate) enum Snapshot {
         Examples:\n  konsulctl snapshot restore backup.kbs --dry-run\n  konsulctl snapshot restore backup.kbs --yes\n  \
         konsulctl snapshot restore backup.kbs --allow-cluster-change   # into another cluster\n  \
         konsulctl snapshot restore backup.kbs --empty-host    # all nodes are lost: begin again on this host\n\n\
-        Exit codes: 0 done, 1 failed, 2 wrong usage, 3 another cluster's archive, 4 damaged, 10 no leader"
+        Exit codes: 0 done, 1 failed, 2 wrong usage, 3 another cluster's archive, or not into this host: nothing was changed, \
+        4 damaged, 5 made by a newer version, 10 no leader"
     )]
     Restore(Restore),
     /// Check every byte of a saved file and tell what it is
