@@ -14,6 +14,9 @@ pub mod config;
 pub mod durable;
 pub mod http;
 pub mod leader;
+#[cfg(test)]
+#[path = "../tests/mangled/mod.rs"]
+mod mangled;
 pub mod metrics;
 pub mod node;
 pub mod peer;

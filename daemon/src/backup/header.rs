@@ -109,9 +109,8 @@ pub(super) fn nowhere() -> LogId {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_header_survives_the_file_and_nothing_may_follow_it() {
-        let header = Header {
+    fn header() -> Header {
+        Header {
             cluster_id: [7; 16],
             epoch: 3,
             last: LogId::new(CommittedLeaderId { term: 2, node_id: 9 }, 508),
@@ -125,7 +124,17 @@ mod tests {
             content_bytes: 300,
             content_sha256: [8; 32],
             digest: Digest([9; 32]),
-        };
+        }
+    }
+
+    #[test]
+    fn a_mangled_header_is_refused_without_a_panic() {
+        crate::mangled::survive(&[header().encode()], |bytes| drop(Header::decode(bytes)));
+    }
+
+    #[test]
+    fn a_header_survives_the_file_and_nothing_may_follow_it() {
+        let header = header();
         let mut bytes = header.encode();
         assert_eq!(Header::decode(&bytes).unwrap(), header);
         bytes.push(0);

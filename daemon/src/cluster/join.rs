@@ -159,6 +159,7 @@ impl Promise {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled::survive;
 
     #[test]
     fn a_promise_is_given_to_one_node_at_a_time() {
@@ -185,5 +186,18 @@ mod tests {
         ] {
             assert_eq!(JoinAnswer::decode(&answer.encode()), Ok(answer));
         }
+    }
+
+    #[test]
+    fn mangled_messages_are_refused_without_a_panic() {
+        let (name, rpc, http) = ("a".to_owned(), "h:1".to_owned(), "http://h:2".to_owned());
+        let request = JoinRequest { name, wished: 3, rpc, http, former: true, understands: Understands::OWN };
+        survive(&[request.encode()], |bytes| drop(JoinRequest::decode(bytes)));
+        let answers = [
+            JoinAnswer::Granted { cluster_id: [7; 16], epoch: 2, node_id: 9 },
+            JoinAnswer::NotLeader { rpc: Some("h:1".into()) },
+            JoinAnswer::Refused { why: "no".into() },
+        ];
+        survive(&answers.map(|answer| answer.encode()), |bytes| drop(JoinAnswer::decode(bytes)));
     }
 }

@@ -234,6 +234,7 @@ fn check_sum(sums: &[u8], name: &'static str, sum: &[u8; 32]) -> Result<(), Arch
 mod tests {
     use super::super::state_file::StateWriter;
     use super::*;
+    use crate::mangled::survive;
     use konsul_state::{Entry, Index};
 
     const LIMITS: Limits = Limits { state_bytes_max: 1 << 20, value_bytes_max: 100 };
@@ -351,5 +352,15 @@ mod tests {
         pack(&meta(written.bytes), file, written, &mut out).unwrap();
         let error = unpacked(dir.path(), &out).unwrap_err();
         assert!(matches!(error, ArchiveError::State { source: StateFileError::Foreign }), "{error:?}");
+    }
+
+    #[test]
+    fn a_mangled_archive_is_refused_without_a_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        survive(&[packed(dir.path(), 2)], |bytes| {
+            let mut file = unnamed_file(dir.path()).unwrap();
+            file.write_all(bytes).unwrap();
+            drop(unpack(file, dir.path(), LIMITS));
+        });
     }
 }

@@ -295,7 +295,9 @@ fn nanoseconds(number: &str, unit: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::path;
     use super::*;
+    use crate::mangled::survive;
     use hyper::header::HeaderValue;
 
     fn query(raw: &str) -> Query<'_> {
@@ -425,5 +427,24 @@ mod tests {
         query("dc=dc1").datacenter("dc1").unwrap();
         query("").datacenter("dc1").unwrap();
         assert_eq!(query("dc=x").datacenter("dc1").unwrap_err().to_string(), "No path to datacenter");
+    }
+
+    #[test]
+    fn a_mangled_query_or_path_is_refused_without_a_panic() {
+        let samples =
+            ["index=7&wait=10s&stale", "recurse&keys&separator=/&cas=18446744073709551615", "a=%c3%a9+b&near=_agent;x"];
+        let samples = samples.map(|text| text.as_bytes().to_vec());
+        survive(&samples, |bytes| {
+            if let Ok(text) = std::str::from_utf8(bytes)
+                && let Ok(query) = Query::parse(Some(text))
+            {
+                drop(query.read_options(&HeaderMap::new()));
+                drop((query.uint("cas"), query.datacenter("dc1"), query.exclusive(&["stale", "consistent"])));
+            }
+            drop((parse_uint(bytes), quoted(bytes), parse_duration(bytes)));
+            if let Some(path) = path::unescape(bytes, false) {
+                drop((path::printable(&path), path::cleaned(&path), path::escape_path(&path)));
+            }
+        });
     }
 }

@@ -221,6 +221,7 @@ impl<R: Read> StateReader<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled::survive;
     use konsul_state::Index;
 
     pub(crate) fn written(keys: &[&str]) -> (Vec<u8>, Written) {
@@ -290,5 +291,10 @@ mod tests {
         let (bytes, _) = written(&["a"]);
         let error = StateReader::start(&bytes[..], 4).unwrap().next().unwrap_err();
         assert!(matches!(error, StateFileError::ValueTooLong { bytes: 5, max: 4, .. }));
+    }
+
+    #[test]
+    fn a_mangled_file_is_refused_without_a_panic() {
+        survive(&[written(&["a", "b/c"]).0, written(&[]).0], |bytes| drop(read(bytes)));
     }
 }

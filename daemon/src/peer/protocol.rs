@@ -370,6 +370,17 @@ mod tests {
         assert_eq!(Welcome::decode(&old).unwrap().epoch, 0);
     }
 
+    #[test]
+    fn mangled_handshakes_are_refused_without_a_panic() {
+        let mut hello = b"KNSL\x01\x01\x04".to_vec();
+        hello.extend_from_slice(&[7; 16]);
+        hello.extend_from_slice(b"\x02\x04beta\x01\x03");
+        let welcome = [&[1], [7; 16].as_slice(), b"\x01\x05alpha\x03"].concat();
+        crate::mangled::survive(&[hello, welcome], |bytes| {
+            let _ = (Hello::decode(bytes), Welcome::decode(bytes), Refused::decode(bytes));
+        });
+    }
+
     proptest! {
         #[test]
         fn handshake_messages_survive_the_wire(

@@ -401,6 +401,7 @@ fn error(from: &mut Reader<'_>) -> Result<ProposeError, DecodeError> {
 mod tests {
     use super::super::examined::{Compared, Soundness};
     use super::*;
+    use crate::mangled::survive;
     use crate::storage::Taken;
     use konsul_state::Digest;
 
@@ -506,5 +507,40 @@ mod tests {
         for bytes in [&[2, 16][..], &[1, 99], &[1, 18, 9], &[1, 17, 9]] {
             assert!(Answer::decode(bytes).is_err(), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn mangled_messages_of_members_are_refused_without_a_panic() {
+        let parent = Parent::of_bytes(&[7; Parent::BYTES]).unwrap();
+        let info = NodeInfo { name: "a".into(), rpc: "h:1".into(), http: "u".into() };
+        let change = MembershipRequest { op: MembershipOp::Remove, node: "n3".into(), force: true };
+        let at = Taken { index: Index::new(300), digest: Digest([7; 32]) };
+        let requests = [
+            Request::Propose { command: b"command" },
+            Request::ProposeTraced { parents: vec![parent], command: b"command" },
+            Request::ReadIndex { consistency: Consistency::Strong },
+            Request::Transfer { to: 300 },
+            Request::Change { request: change },
+            Request::Greet { info },
+            Request::Judge { verdict: Verdict { at, agree: 2, voters: 3 } },
+            Request::Member { request: b"request" },
+        ];
+        survive(&requests.map(|request| request.encode()), |bytes| drop(Request::decode(bytes)));
+        let done = MembershipDone { id: 3, name: "c".into(), done: Done::Later("w".into()), voters: 2, tolerance: 0 };
+        let members = vec![Compared { id: 3, name: "c".into(), voter: true, digest: Err("w".into()), fenced: false }];
+        let comparison = Comparison { index: Index::new(300), at_ms: 5, agreed: Some(at.digest), members };
+        let examined = Examined { program: "1".into(), versions: (1, 2), taken: Some(at), standing: Soundness::Asks };
+        let outcome = Outcome::Group(vec![Outcome::Written(true), Outcome::Refused("no".into())]);
+        let answers = [
+            Answer::Committed(Committed { index: Index::new(300), outcome }),
+            Answer::Failed(ProposeError::Busy { in_flight_bytes: 300, max_bytes: 400, retry_after_s: 1 }),
+            Answer::Unreadable("why".into()),
+            Answer::Changed(done),
+            Answer::NotChanged(MembershipError::NoSuchMember { node: "x".into(), members: "a".into() }),
+            Answer::Greeted(Standing::Gone),
+            Answer::Examined(examined),
+            Answer::Compared(comparison),
+        ];
+        survive(&answers.map(|answer| answer.encode()), |bytes| drop(Answer::decode(bytes)));
     }
 }

@@ -167,3 +167,42 @@ pub fn entry(index: u64, bytes: &Bytes) -> Result<Entry, DecodeError> {
     };
     Ok(Entry { log_id: LogId::new(leader, index), payload })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mangled::survive;
+    use crate::raft_types::LeaderId;
+
+    #[test]
+    fn mangled_records_of_the_log_and_of_snapshots_are_refused_without_a_panic() {
+        let info = NodeInfo { name: "n1".into(), rpc: "h:8300".into(), http: "http://h:8500".into() };
+        let nodes = BTreeMap::from([(1, info.clone()), (2, info)]);
+        let membership = Membership::new(vec![BTreeSet::from([1, 2]), BTreeSet::from([1])], nodes).unwrap();
+        let id = LogId::new(CommittedLeaderId { term: 3, node_id: 1 }, 300);
+        let stored = StoredMembership::new(Some(id), membership.clone());
+        let written = |write: &dyn Fn(&mut Writer)| {
+            let mut out = Writer::new();
+            write(&mut out);
+            out.into_vec()
+        };
+        let payloads = [
+            EntryPayload::Blank,
+            EntryPayload::Normal(Proposal(Bytes::from_static(b"command"))),
+            EntryPayload::Membership(membership),
+        ];
+        let entries =
+            payloads.map(|payload| written(&|out| put_entry(out, &Entry { log_id: id, payload: payload.clone() })));
+        survive(&entries, |bytes| drop(entry(300, &Bytes::copy_from_slice(bytes))));
+        let meta = SnapshotMeta { last_log_id: Some(id), last_membership: stored.clone() };
+        survive(&[written(&|out| put_snapshot_meta(out, &meta))], |bytes| drop(snapshot_meta(&mut Reader::new(bytes))));
+        survive(&[written(&|out| put_stored_membership(out, &stored))], |bytes| {
+            drop(stored_membership(&mut Reader::new(bytes)));
+        });
+        let vote = Vote { leader_id: LeaderId { term: 3, node_id: 1 }, committed: true };
+        let small = [written(&|out| put_vote(out, &vote)), written(&|out| put_log_id_opt(out, Some(&id)))];
+        survive(&small, |bytes| {
+            let _ = (super::vote(&mut Reader::new(bytes)), log_id_opt(&mut Reader::new(bytes)));
+        });
+    }
+}

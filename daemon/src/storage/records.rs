@@ -119,6 +119,7 @@ fn read_len(from: &mut impl Read) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled::survive;
 
     #[test]
     fn records_come_back_as_they_were_written_and_the_end_is_known() {
@@ -143,5 +144,16 @@ mod tests {
         assert_eq!(RecordReader::new(&huge[..]).read().unwrap_err().kind(), io::ErrorKind::InvalidData);
         let long = [&[1][..], &[0xff; 11]].concat();
         assert_eq!(RecordReader::new(&long[..]).read().unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn mangled_records_end_with_an_error_without_a_panic() {
+        let (mut out, mut writer) = (Vec::new(), RecordWriter::default());
+        writer.put(&Record { table: 1, key: b"key", value: &[7; 40] }, &mut out).unwrap();
+        writer.put(&Record { table: 2, key: b"", value: b"" }, &mut out).unwrap();
+        survive(&[out], |bytes| {
+            let mut reader = RecordReader::new(bytes);
+            while reader.read().is_ok() {}
+        });
     }
 }

@@ -4,12 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "../../tests/mangled/mod.rs"]
+mod mangled;
 
 use common::{TestStore, encoded};
 use konsul_state::{
     AuditEvent, Command, Index, KvWrite, Loader, Outcome, Reader, Record, Restore, Role, StagedEntry, TokenRefusal,
     TokenWrite, TxnEntry, TxnFailure, TxnOp, Writer,
 };
+use mangled::survive;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -267,4 +270,30 @@ fn records_of_the_cluster_load_and_read_as_they_were_written() {
     assert_eq!(loaded.digest().unwrap(), written.digest().unwrap());
     let digest = "f780d0c882bc3d6f7568520210f25fb80f36a25f97a02b3a050b6af52904795e";
     assert_eq!(loaded.digest().unwrap().to_string(), digest, "nodes compare digests across versions");
+}
+
+/// Every recorded line of a file.
+fn lines_of(file: &str) -> Vec<Vec<u8>> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/formats").join(file);
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| unhex(line.split_once(':').unwrap().1)).collect()
+}
+
+#[test]
+fn mangled_commands_and_outcomes_are_refused_without_a_panic() {
+    survive(&lines_of("v1-commands.txt"), |bytes| drop(Command::decode(bytes)));
+    survive(&lines_of("v1-outcomes.txt"), |bytes| drop(Outcome::decode(&mut Reader::new(bytes))));
+}
+
+#[test]
+fn a_mangled_command_is_applied_whole_or_refused_without_a_panic() {
+    let node = TestStore::new();
+    let mut index = 2;
+    survive(&lines_of("v1-commands.txt"), |bytes| {
+        index += 1;
+        let mut batch = node.store.batch().unwrap();
+        if batch.apply(Index::new(index), bytes).is_ok() {
+            batch.commit().unwrap();
+        }
+    });
 }

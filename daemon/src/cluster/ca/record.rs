@@ -196,6 +196,7 @@ fn generation(from: &mut Reader<'_>) -> Result<Generation, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled::survive;
 
     fn generation(number: u64, stage: Stage) -> Generation {
         let bridge = (number > 1).then(|| Bridge {
@@ -246,5 +247,11 @@ mod tests {
             let record = CaRecord { generations: (1..).zip(stages).map(|(n, stage)| generation(n, stage)).collect() };
             assert!(CaRecord::decode(&record.encode()).is_err(), "{record:?}");
         }
+    }
+
+    #[test]
+    fn a_mangled_record_is_refused_without_a_panic() {
+        let record = CaRecord::founded(generation(1, Stage::Active)).with_next(generation(2, Stage::Next)).unwrap();
+        survive(&[record.encode()], |bytes| drop(CaRecord::decode(bytes)));
     }
 }

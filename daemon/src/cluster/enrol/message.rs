@@ -342,4 +342,15 @@ mod tests {
             let _ = (Envelope::decode(&bytes), EnrolRequest::decode(&bytes), EnrolAnswer::decode(&bytes));
         }
     }
+
+    #[test]
+    fn mangled_messages_are_refused_without_a_panic() {
+        let body = request().encode();
+        let envelope = Envelope { body: &body, proof: Some([5; PROOF_BYTES]) }.encode();
+        crate::mangled::survive(&[body, envelope], |bytes| {
+            let _ = (Envelope::decode(bytes), EnrolRequest::decode(bytes));
+        });
+        let samples: Vec<Vec<u8>> = answers().iter().map(EnrolAnswer::encode).collect();
+        crate::mangled::survive(&samples, |bytes| drop(EnrolAnswer::decode(bytes)));
+    }
 }

@@ -267,4 +267,12 @@ mod tests {
             let _ = (MemberRequest::decode(&bytes), MemberAnswer::decode(&bytes));
         }
     }
+
+    #[test]
+    fn mangled_messages_are_refused_without_a_panic() {
+        let samples: Vec<Vec<u8>> = requests().iter().map(MemberRequest::encode).collect();
+        crate::mangled::survive(&samples, |bytes| drop(MemberRequest::decode(bytes)));
+        let samples: Vec<Vec<u8>> = answers().iter().map(MemberAnswer::encode).collect();
+        crate::mangled::survive(&samples, |bytes| drop(MemberAnswer::decode(bytes)));
+    }
 }

@@ -113,6 +113,7 @@ fn server(from: &mut Reader<'_>) -> Result<ServerReport, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mangled::survive;
 
     fn server(id: u64, voter: bool, healthy: bool) -> ServerReport {
         ServerReport {
@@ -164,5 +165,11 @@ mod tests {
         {
             assert_eq!(of(voters, seats), tolerance, "{voters} voters of {seats}");
         }
+    }
+
+    #[test]
+    fn a_mangled_report_is_refused_without_a_panic() {
+        let report = Report::new(3, vec![server(1, true, true), server(2, false, false)], vec!["waits".into()]);
+        survive(&[report.encode()], |bytes| drop(Report::decode(bytes)));
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::mangled::survive;
 use crate::raft_types::{
     CommittedLeaderId, Entry, EntryPayload, LeaderId, LogId, Membership, NodeInfo, Proposal, StoredMembership,
 };
@@ -168,4 +169,36 @@ fn an_append_is_in_the_words_of_before_unless_its_leader_is_cut_off() {
 fn a_newer_version_is_told_apart_from_damage() {
     let error = append_answer(&[VERSION + 1, APPEND_SUCCESS]).unwrap_err();
     assert!(matches!(error, DecodeError::Unknown { found: 2, known: 1, .. }), "{error}");
+}
+
+#[test]
+fn mangled_messages_of_peers_are_refused_without_a_panic() {
+    let vote_value = Vote::new_committed(7, 1);
+    let id = LogId::new(CommittedLeaderId { term: 7, node_id: 1 }, 300);
+    let info = NodeInfo { name: "n1".into(), rpc: "h:8300".into(), http: String::new() };
+    let membership = Membership::new(vec![[1].into()], BTreeMap::from([(1, info)])).unwrap();
+    let payloads =
+        [EntryPayload::Normal(Proposal(Bytes::from_static(b"command"))), EntryPayload::Membership(membership.clone())];
+    let entries = payloads.map(|payload| Entry { log_id: id, payload }).to_vec();
+    let request = AppendEntriesRequest { vote: vote_value, prev_log_id: Some(id), entries, leader_commit: Some(id) };
+    let mut out = Vec::new();
+    put_append(&mut out, (&request, LeaderStanding::CutOff), usize::MAX);
+    survive(&[out], |bytes| drop(append(&Bytes::copy_from_slice(bytes))));
+    let meta = SnapshotMeta { last_log_id: Some(id), last_membership: StoredMembership::new(Some(id), membership) };
+    let begin = SnapshotBegin { vote: vote_value, meta, len: 5, sha256: [7; 32] };
+    survive(&[written(|out| put_snapshot_begin(out, &begin))], |bytes| drop(snapshot_begin(bytes)));
+    let ask = VoteRequest { vote: vote_value, last_log_id: Some(id), leadership_transfer: true };
+    let told = VoteResponse { vote: vote_value, last_log_id: Some(id), vote_granted: true };
+    let hand_over = TransferLeaderRequest::new(vote_value, 2, Some(id));
+    let samples = [
+        written(|out| put_vote(out, &ask)),
+        written(|out| put_vote_answer(out, &told)),
+        written(|out| put_transfer(out, &hand_over)),
+        written(|out| put_append_answer(out, &AppendEntriesResponse::PartialSuccess(Some(id)))),
+        written(|out| put_snapshot_answer(out, &SnapshotResponse { vote: vote_value })),
+    ];
+    survive(&samples, |bytes| {
+        let _ = (vote(bytes), vote_answer(bytes), transfer(bytes), transfer_answer(bytes), append_answer(bytes));
+        drop(snapshot_answer(bytes));
+    });
 }
