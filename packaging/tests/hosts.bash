@@ -244,7 +244,7 @@ hosts_down() {
     umount --lazy "$dir/root"
     [[ ! -d $dir/disk ]] || umount --lazy "$dir/disk"
     ip netns del "$HOSTS_NAME-$n"
-    wait_until "the control groups of host $n are gone" 10 groups_are_gone "$n" || true
+    wait_until "the control groups of host $n are gone" 30 groups_are_gone "$n" || true
   done
   ip netns del "$SWITCH" 2>/dev/null
   rm -rf "$HOSTS_DIR"
