@@ -95,7 +95,7 @@ make_upgrade() {
   dpkg-deb --raw-extract "$HOSTS_DIR/konsul.deb" "$tree"
   sed --in-place "s/^Version: .*/Version: $1/" "$tree/DEBIAN/control"
   if [[ -n ${2:-} ]]; then install --mode=0755 "$2" "$tree/usr/bin/konsuld"; else echo "$1" >>"$tree/usr/bin/konsuld"; fi
-  dpkg-deb -Zgzip --root-owner-group --build "$tree" "$HOSTS_DIR/upgrade.deb" >/dev/null
+  dpkg-deb -Zgzip -z1 --root-owner-group --build "$tree" "$HOSTS_DIR/upgrade.deb" >/dev/null
 }
 
 # scripts/rolling-upgrade from konsul.deb to upgrade.deb, from where no node serves HTTP to.

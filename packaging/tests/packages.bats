@@ -87,7 +87,7 @@ make_deb() {
   dpkg-deb --raw-extract "$PACKAGES"/konsul_*.deb "$tree"
   sed --in-place "s/^Version: .*/Version: $1/" "$tree/DEBIAN/control"
   echo "# New in $1." >>"$tree/etc/konsul/konsul.toml"
-  dpkg-deb -Zgzip --root-owner-group --build "$tree" "$HOSTS_DIR/konsul_$1_amd64.deb" >/dev/null
+  dpkg-deb -Zgzip -z1 --root-owner-group --build "$tree" "$HOSTS_DIR/konsul_$1_amd64.deb" >/dev/null
 }
 
 # An .rpm of version $1 whose default configuration has a line more, by the spec of the real one.
@@ -101,7 +101,7 @@ make_rpm() {
     objcopy --remove-section=.gnu_debuglink "$tree/stage/usr/$program"
   done
   rpmbuild -bb --quiet --define "_topdir $tree" --define "_rpmdir $HOSTS_DIR" --define "_rpmfilename %%{NAME}-%%{VERSION}.rpm" \
-    --define "konsul_version $1" --define "stage $tree/stage" --define "konsul_date Mon Nov 02 2026" \
+    --define "_binary_payload w1.gzdio" --define "konsul_version $1" --define "stage $tree/stage" --define "konsul_date Mon Nov 02 2026" \
     "$REPO/packaging/rpm/konsul.spec"
 }
 
