@@ -126,13 +126,15 @@ host_boot() {
   wait_until "host $n is up" 60 is_up "$n"
 }
 
+# What bats runs in the end it runs in a trap, where a `return` without a number returns the status of before the trap.
+
 # PID 1 of host $1, as this machine numbers it.
 init_of() {
   local child
   for child in $(pgrep -P "$(cat "$HOSTS_DIR/$1/nspawn")"); do
     if grep --quiet --extended-regexp '^NSpid:.*\s1$' "/proc/$child/status" 2>/dev/null; then
       echo "$child"
-      return
+      return 0
     fi
   done
   return 1
@@ -145,7 +147,7 @@ pid_here() {
   while read -r status; do
     if [[ /proc/$init/ns/pid -ef ${status%status}ns/pid ]]; then
       basename "${status%/status}"
-      return
+      return 0
     fi
   done < <(grep --files-with-matches --no-messages --extended-regexp "^NSpid:.*\s$2\$" /proc/[0-9]*/status)
   return 1
@@ -229,7 +231,7 @@ groups_are_gone() {
   for tree in unified systemd; do
     group=/sys/fs/cgroup/$tree/$HOSTS_NAME-$1
     [[ ! -d $group ]] || find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null
-    [[ ! -d $group ]] || return
+    [[ ! -d $group ]] || return 1
   done
 }
 
