@@ -3,6 +3,9 @@
 # SUITE is the Debian release of the hosts [bookworm], PACKAGES the directory of the packages [target/package/test].
 # shellcheck shell=bash
 
+# shellcheck source=/dev/null
+. "$(dirname "${BASH_SOURCE[0]}")/../../scripts/lib/moto.bash"
+
 # The address of host N.
 address() { echo "10.77.0.$1"; }
 
@@ -250,21 +253,6 @@ hosts_down() {
   done
   ip netns del "$SWITCH" 2>/dev/null
   rm -rf "$HOSTS_DIR"
-}
-
-# A virtual environment with moto, which plays S3: that of the tests of the daemon, made if there is none yet.
-moto_environment() {
-  local what dir=$REPO/target/tmp name
-  what=$(sed --quiet 's/^const MOTO: &str = "\(.*\)";/\1/p' "$REPO/daemon/tests/discovery/moto.rs")
-  name=$(tr --complement '[:alnum:].\n' - <<<"$what")
-  mkdir -p "$dir"
-  (
-    flock 9
-    [[ -e $dir/$name.done ]] || {
-      virtualenv --quiet --clear "$dir/$name" && "$dir/$name/bin/pip" install --quiet "$what" && touch "$dir/$name.done"
-    } >&2
-  ) 9>"$dir/moto.lock" || return
-  echo "$dir/$name"
 }
 
 # wait_until WHAT SECONDS COMMAND...: until it succeeds; else fails and says what never came.

@@ -174,7 +174,7 @@ make_rpm() {
 
 @test "backups into a bucket, encrypted: whoever leads saves, and restores on trial what is there" {
   local moto s3 told keys recipient n leader saved archive failures=()
-  moto=$(moto_environment)
+  moto=$(moto_environment "$REPO")
   # It serves as long as somebody could write to this.
   mkfifo "$BATS_TEST_TMPDIR/s3"
   exec {s3}<>"$BATS_TEST_TMPDIR/s3"

@@ -3,6 +3,7 @@
 # All hosts are lost, and what scripts/backup saved comes back on new ones with scripts/restore.
 
 load helper
+load ../lib/moto
 
 setup_file() { start_cluster 27500; }
 teardown_file() { end_cluster; }
@@ -68,17 +69,12 @@ is_back() {
   [ ! -e "$BATS_TEST_TMPDIR/empty" ]
 }
 
-# S3 as moto plays it, from the environment that the tests of the daemon make; it ends with file descriptor 4.
+# S3 as moto plays it; it ends with file descriptor 4. In a network of its own, the environment has to be there already.
 start_s3() {
-  local moto name
-  moto=$(sed -n 's/^const MOTO: &str = "\(.*\)";$/\1/p' "$root/daemon/tests/discovery/moto.rs")
-  name=$root/target/tmp/${moto//[^a-zA-Z0-9.]/-}
-  [[ -e $name.done ]] || {
-    echo "no moto in $name; scripts/test test makes it" >&2
-    return 1
-  }
+  local moto
+  moto=$(moto_environment "$root")
   mkfifo "$BATS_TEST_TMPDIR/ask"
-  "$name/bin/python" "$root/daemon/tests/cluster/s3.py" <"$BATS_TEST_TMPDIR/ask" >"$BATS_TEST_TMPDIR/told" 3>&- &
+  "$moto/bin/python" "$root/daemon/tests/cluster/s3.py" <"$BATS_TEST_TMPDIR/ask" >"$BATS_TEST_TMPDIR/told" 3>&- &
   s3=$!
   exec 4>"$BATS_TEST_TMPDIR/ask"
   until [[ -s $BATS_TEST_TMPDIR/told ]]; do
