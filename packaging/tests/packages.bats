@@ -172,6 +172,15 @@ make_rpm() {
   on "$leader" systemctl start konsul-backup.service
 }
 
+@test "runbooks: what they tell to type on a host that has the packages" {
+  local leader command commands
+  leader=$(leader_host)
+  # shellcheck disable=SC2016 # a prompt
+  mapfile -t commands < <(sed --quiet '/^```console$/,/^```$/s/^\$ //p' "$REPO/runbooks/backup-restore.md")
+  [[ ${#commands[@]} -eq 3 ]]
+  for command in "${commands[@]}"; do on "$leader" bash -euc "$command"; done
+}
+
 @test "backups into a bucket, encrypted: whoever leads saves, and restores on trial what is there" {
   local moto s3 told keys recipient n leader saved archive failures=()
   moto=$(moto_environment "$REPO")
