@@ -1,7 +1,7 @@
 //! The command line: what may be said, and how it is explained.
 
-use crate::{cmd, duration, exit::UsageError, server::Server};
-use clap::{Parser, Subcommand};
+use crate::{cmd::Command, duration, exit::UsageError, server::Server};
+use clap::Parser;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -66,66 +66,4 @@ impl Global {
         }
         Ok(vec![Server::of_this_host()])
     }
-}
-
-/// Everything konsulctl does.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Read, write and watch keys
-    #[command(subcommand)]
-    Kv(cmd::kv::Kv),
-    /// Run a transaction: all operations or none
-    Txn(cmd::txn::Txn),
-    /// Write many keys in one log entry
-    Batch(cmd::txn::Batch),
-    /// Look at the cluster and steer it
-    #[command(subcommand)]
-    Cluster(cmd::cluster::Cluster),
-    /// Look at the cluster's own authority and replace it
-    #[command(subcommand)]
-    Ca(cmd::ca::Ca),
-    /// Show who did what to the cluster, from where, and what came of it
-    Audit(cmd::audit::Audit),
-    /// Look at autopilot and set it
-    #[command(subcommand)]
-    Autopilot(cmd::autopilot::Autopilot),
-    /// The cluster in the words of Consul's command line
-    #[command(subcommand)]
-    Operator(cmd::operator::Operator),
-    /// Save, verify, keep and restore backups
-    #[command(subcommand)]
-    Snapshot(cmd::snapshot::Snapshot),
-    /// Go on with one node when a majority is lost for good
-    #[command(subcommand)]
-    Recover(cmd::recover::Recover),
-    /// See how far a rolling upgrade is, and finalize it
-    #[command(subcommand)]
-    Upgrade(cmd::upgrade::Upgrade),
-    /// Look for what is wrong with this host and its cluster, and tell what to do about it
-    Doctor(cmd::doctor::Doctor),
-    /// Tell whether the server is alive and ready
-    Health(cmd::node::Health),
-    /// Print the server's metrics in Prometheus' format
-    Metrics,
-    /// Ask the server about itself
-    #[command(subcommand)]
-    Agent(cmd::node::Agent),
-    /// Tell the leader and the peers by their Raft addresses
-    #[command(subcommand)]
-    Status(cmd::node::Status),
-    /// Print the OpenAPI document of the server's API
-    Openapi,
-    /// Make certificates for TLS between nodes
-    #[command(subcommand)]
-    Tls(cmd::tls::Tls),
-    /// Measure a cluster
-    #[command(subcommand)]
-    Bench(cmd::bench::Bench),
-    /// Print a completion script for a shell
-    Completion(cmd::docs::Completion),
-    /// Write the man pages into a directory
-    Man(cmd::docs::Man),
-    /// For konsulctl's own tests
-    #[command(subcommand, hide = true)]
-    Debug(cmd::docs::Debug),
 }

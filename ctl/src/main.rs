@@ -19,7 +19,7 @@ use crate::{
     exit::{Exit, Stopped, UsageError},
     output::{Output, ReaderGone},
 };
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use std::process::ExitCode;
 
 /// What every command works with.
@@ -54,7 +54,7 @@ async fn run(args: Args, output: Output) -> Exit {
         }
     };
     let context = Context { client: Client::new(servers, args.global.timeout), output };
-    match Box::pin(cmd::run(args.command, &context)).await {
+    match Box::pin(cmd::run(args.command, Args::command(), &context)).await {
         Ok(exit) => exit,
         Err(e) => failed(&e, &context).await,
     }

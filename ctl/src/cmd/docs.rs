@@ -1,9 +1,8 @@
 //! What konsulctl tells about itself: completions, man pages, its coverage of the API.
 
 use super::coverage::COVERAGE;
-use crate::{Context, args::Args, exit::Exit};
+use crate::{Context, exit::Exit};
 use anyhow::Context as _;
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 use std::path::PathBuf;
 
@@ -30,16 +29,19 @@ pub(crate) enum Debug {
     Coverage,
 }
 
-pub(crate) fn run_completion(completion: &Completion, context: &Context) -> anyhow::Result<Exit> {
+pub(crate) fn run_completion(
+    completion: &Completion,
+    mut whole: clap::Command,
+    context: &Context,
+) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
-    clap_complete::generate(completion.shell, &mut Args::command(), "konsulctl", &mut script);
+    clap_complete::generate(completion.shell, &mut whole, "konsulctl", &mut script);
     context.output.raw(&script)?;
     Ok(Exit::Done)
 }
 
-pub(crate) fn run_man(man: &Man, context: &Context) -> anyhow::Result<Exit> {
-    clap_mangen::generate_to(Args::command(), &man.dir)
-        .with_context(|| format!("write man pages to {}", man.dir.display()))?;
+pub(crate) fn run_man(man: &Man, whole: clap::Command, context: &Context) -> anyhow::Result<Exit> {
+    clap_mangen::generate_to(whole, &man.dir).with_context(|| format!("write man pages to {}", man.dir.display()))?;
     context.output.note(&format!("man pages written to {}", man.dir.display()));
     Ok(Exit::Done)
 }

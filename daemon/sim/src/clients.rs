@@ -1,9 +1,10 @@
 //! What clients do meanwhile: each writes keys of its own, in rising numbers, and reads those of all.
 
 use crate::cluster::{Cluster, LEASE, Running};
+use crate::event::Event;
+use crate::machine::Raft;
 use crate::mutant::Mutant;
-use crate::oracle::Event;
-use crate::types::{SimTypes, sleep};
+use crate::types::sleep;
 use bytes::Bytes;
 use konsul_state::{Command, KvWrite};
 use konsuld::raft_types::Proposal;
@@ -129,7 +130,7 @@ impl Clients {
             return node.raft.ensure_linearizable(option).await.is_ok();
         }
         let Some(leader) = node.leader() else { return false };
-        let ask = |raft: openraft::Raft<SimTypes, crate::machine::Machine>, _| async move {
+        let ask = |raft: Raft, _| async move {
             let asked = raft.get_read_linearizer(option).await.map_err(|error| error.to_string())?;
             Ok(asked.read_log_id().index())
         };

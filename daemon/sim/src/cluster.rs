@@ -1,11 +1,12 @@
 //! The nodes: started, and without power.
 
 use crate::disk::Disk;
-use crate::machine::Machine;
+use crate::event::Event;
+use crate::machine::{Machine, Raft};
 use crate::mutant::Mutant;
 use crate::network::{Network, Sender};
-use crate::oracle::{Event, Oracle};
-use crate::types::{Raft, SimTypes, now, sleep, spawn};
+use crate::oracle::Oracle;
+use crate::types::{now, sleep, spawn};
 use konsuld::config::Timing;
 use konsuld::raft::RaftConfig;
 use konsuld::raft_types::NodeInfo;
@@ -154,7 +155,7 @@ impl Cluster {
 }
 
 /// Tells of every term in which this life of the node leads, until its raft core ends.
-async fn watch(node: u64, raft: &openraft::Raft<SimTypes, Machine>, oracle: &Oracle) {
+async fn watch(node: u64, raft: &Raft, oracle: &Oracle) {
     let mut metrics = raft.server_metrics();
     let mut told = None;
     loop {

@@ -1,9 +1,8 @@
 //! The disk of one node: what is written is on it some time later, in order, and what is not on it yet is lost when the
 //! power goes.
 
-use crate::machine::Records;
 use crate::mutant::Mutant;
-use crate::types::{Entry, LogId, SimTypes, SnapshotMeta, Vote, now, sleep, spawn};
+use crate::types::{Entry, LogId, Records, SimTypes, SnapshotMeta, Vote, now, sleep, spawn};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft_rt_sim::SimInstant;

@@ -1,7 +1,7 @@
 //! What goes wrong, by seed.
 
 use crate::cluster::Cluster;
-use crate::oracle::Event;
+use crate::event::Event;
 use crate::types::{now, sleep};
 use rand::Rng as _;
 use rand::rngs::StdRng;

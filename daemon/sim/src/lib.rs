@@ -12,6 +12,7 @@
 mod clients;
 mod cluster;
 mod disk;
+mod event;
 mod faults;
 mod invariants;
 mod liveness;

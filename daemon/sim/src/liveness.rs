@@ -2,7 +2,7 @@
 
 use crate::clients::Clients;
 use crate::cluster::Cluster;
-use crate::oracle::Event;
+use crate::event::Event;
 use crate::types::{now, sleep};
 use std::sync::atomic::Ordering;
 use std::time::Duration;

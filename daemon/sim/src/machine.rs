@@ -1,9 +1,10 @@
 //! The replicated state of one life of a node: konsul-state on a file that is gone with it, as after a power cut.
 
 use crate::disk::Disk;
+use crate::event::Event;
 use crate::mutant::Mutant;
-use crate::oracle::{Event, Oracle};
-use crate::types::{LogId, SimTypes, SnapshotMeta, StoredMembership};
+use crate::oracle::Oracle;
+use crate::types::{LogId, Records, SimTypes, SnapshotMeta, StoredMembership};
 use futures_util::{Stream, StreamExt};
 use heed::{EnvFlags, EnvOpenOptions};
 use konsul_state::{Command, Digest, Index, KvWrite, Loader, Outcome, Record, StateError, Store, View};
@@ -14,8 +15,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tempfile::TempDir;
 
-/// The records of a whole state: table, key, value.
-pub(crate) type Records = Vec<(u8, Vec<u8>, Vec<u8>)>;
+pub(crate) type Raft = openraft::Raft<SimTypes, Machine>;
 type Payload = openraft::alias::EntryPayloadOf<SimTypes>;
 type Taken = openraft::alias::SnapshotOf<SimTypes, Arc<Records>>;
 

@@ -1,7 +1,7 @@
 //! The network between the nodes: what is sent arrives later, or not at all.
 
-use crate::machine::Records;
-use crate::types::{Raft, SimTypes, Vote, now, sleep};
+use crate::machine::Raft;
+use crate::types::{Records, SimTypes, Vote, now, sleep};
 use konsuld::raft_types::NodeInfo;
 use openraft::OptionalSend;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};

@@ -16,7 +16,9 @@ pub(crate) type Vote = openraft::alias::VoteOf<SimTypes>;
 pub(crate) type Entry = openraft::alias::EntryOf<SimTypes>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<SimTypes>;
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<SimTypes>;
-pub(crate) type Raft = openraft::Raft<SimTypes, crate::machine::Machine>;
+
+/// The records of a whole state: table, key, value.
+pub(crate) type Records = Vec<(u8, Vec<u8>, Vec<u8>)>;
 
 pub(crate) fn now() -> SimInstant {
     SimInstant::now()

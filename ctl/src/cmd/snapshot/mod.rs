@@ -6,6 +6,7 @@ mod bucket;
 mod consul;
 mod daemon;
 mod place;
+mod prune;
 mod report;
 mod restore;
 mod retention;
@@ -90,7 +91,7 @@ pub(crate) enum Snapshot {
         Examples:\n  konsulctl snapshot prune /var/backups/konsul --keep-last 24 --keep-daily 7 --dry-run\n  \
         konsulctl snapshot prune /var/backups/konsul --keep-daily 7 --keep-weekly 5 --keep-monthly 12"
     )]
-    Prune(shelf::Prune),
+    Prune(prune::Prune),
 }
 
 pub(crate) async fn run(snapshot: Snapshot, context: &Context) -> anyhow::Result<Exit> {
@@ -103,7 +104,7 @@ pub(crate) async fn run(snapshot: Snapshot, context: &Context) -> anyhow::Result
         Snapshot::Verify(verify) => verify::run(&verify, context).await,
         Snapshot::Status => report::status(context).await,
         Snapshot::List { place } => shelf::list(&place, context).await,
-        Snapshot::Prune(prune) => shelf::prune(&prune, context).await,
+        Snapshot::Prune(prune) => prune::run(&prune, context).await,
     }
 }
 

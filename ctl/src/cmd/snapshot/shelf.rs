@@ -1,51 +1,25 @@
 //! A shelf of archives: `<cluster>/e<epoch>/base/<index>-<time>-<id>.kbs[.age]` below a directory or in a bucket. The names
 //! tell enough to list and to prune.
 
-use super::{
-    age,
-    place::Place,
-    retention::{Day, Keep},
-    turn,
-};
-use crate::{
-    Context,
-    exit::{Exit, UsageError},
-    output,
-};
+use super::{age, place::Place, retention::Day};
+use crate::{Context, exit::Exit, output};
 use anyhow::Context as _;
 use konsul_api::archive::ArchiveFacts;
 use serde::Serialize;
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
 const SUFFIX: &str = ".kbs";
 
-/// `konsulctl snapshot prune`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Prune {
-    /// Where they are
-    #[arg(value_name = "WHERE")]
-    place: Place,
-    #[command(flatten)]
-    keep: Keep,
-    /// For a timer on every node: in a bucket, which all of them share, only the leader removes something
-    #[arg(long)]
-    scheduled: bool,
-    /// Tell what would be removed, and remove nothing
-    #[arg(long)]
-    dry_run: bool,
-}
-
 /// An archive on the shelf.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Shelved {
-    file: String,
+    pub(super) file: String,
     /// Below the shelf.
     #[serde(skip)]
-    name: String,
+    pub(super) name: String,
     pub(super) cluster_id: String,
     epoch: u32,
     pub(super) index: u64,
@@ -55,15 +29,7 @@ pub(super) struct Shelved {
     id: String,
     bytes: u64,
     #[serde(skip)]
-    day: Day,
-}
-
-/// What became of an archive.
-#[derive(Debug, Serialize)]
-struct Fate<'a> {
-    kept: bool,
-    #[serde(flatten)]
-    archive: &'a Shelved,
+    pub(super) day: Day,
 }
 
 /// The name of an archive below its shelf.
@@ -141,17 +107,7 @@ fn shelved(place: &Place, name: String, bytes: u64) -> Option<Shelved> {
     Some(Shelved { file: place.below(&name), cluster_id, epoch, index, created, id, bytes, day, name })
 }
 
-async fn remove(place: &Place, archive: &Shelved) -> anyhow::Result<()> {
-    match place {
-        Place::Path(dir) => {
-            fs::remove_file(dir.join(&archive.name)).with_context(|| format!("remove {}", archive.file))
-        }
-        #[cfg(feature = "object-store")]
-        Place::Bucket(address) => super::bucket::Bucket::open(address)?.remove(&archive.name).await,
-    }
-}
-
-fn row(archive: &Shelved) -> Vec<String> {
+pub(super) fn row(archive: &Shelved) -> Vec<String> {
     vec![
         archive.created.clone(),
         archive.index.to_string(),
@@ -165,45 +121,6 @@ pub(super) async fn list(place: &Place, context: &Context) -> anyhow::Result<Exi
     let archives = archives(place).await?;
     context.output.result(&archives, || {
         output::table(&["Created", "Index", "Epoch", "Bytes", "File"], archives.iter().map(row))
-    })?;
-    Ok(Exit::Done)
-}
-
-pub(super) async fn prune(prune: &Prune, context: &Context) -> anyhow::Result<Exit> {
-    if prune.keep.is_nothing() {
-        let text = "say what to keep: --keep-last, --keep-daily, --keep-weekly or --keep-monthly";
-        return Err(UsageError(text.to_owned()).into());
-    }
-    if prune.scheduled
-        && prune.place.is_shared()
-        && let Some(why) = turn::leaders(context).await?
-    {
-        return turn::skipped(&why, context);
-    }
-    let archives = archives(&prune.place).await?;
-    let mut clusters: BTreeMap<&str, Vec<&Shelved>> = BTreeMap::new();
-    for archive in &archives {
-        clusters.entry(&archive.cluster_id).or_default().push(archive);
-    }
-    let mut fates = Vec::new();
-    for of_one in clusters.values() {
-        let days: Vec<Day> = of_one.iter().map(|archive| archive.day).collect();
-        let kept = prune.keep.plan(&days);
-        fates.extend(of_one.iter().zip(kept).map(|(archive, kept)| Fate { kept, archive }));
-    }
-    if !prune.dry_run {
-        for fate in fates.iter().filter(|fate| !fate.kept) {
-            remove(&prune.place, fate.archive).await?;
-        }
-    }
-    context.output.result(&fates, || {
-        let word = |kept| match (kept, prune.dry_run) {
-            (true, _) => "keep",
-            (false, true) => "would remove",
-            (false, false) => "removed",
-        };
-        let rows = fates.iter().map(|fate| [vec![word(fate.kept).to_owned()], row(fate.archive)].concat());
-        output::table(&["", "Created", "Index", "Epoch", "Bytes", "File"], rows)
     })?;
     Ok(Exit::Done)
 }

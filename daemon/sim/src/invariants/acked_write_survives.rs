@@ -1,8 +1,7 @@
 //! A key that one client alone writes holds in the end what was acknowledged last, or a later write whose outcome it
 //! never heard.
 
-use super::Invariant;
-use crate::oracle::Event;
+use crate::event::{Event, Invariant};
 use std::collections::BTreeMap;
 
 #[derive(Default)]

@@ -1,7 +1,6 @@
 //! Whoever leads has every entry that was committed under an earlier leader.
 
-use super::Invariant;
-use crate::oracle::{Event, Leader};
+use crate::event::{Event, Invariant, Leader};
 use std::collections::BTreeMap;
 
 #[derive(Default)]

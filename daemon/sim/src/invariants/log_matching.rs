@@ -1,7 +1,6 @@
 //! What is applied at an index is the same on every node and in every life of it.
 
-use super::Invariant;
-use crate::oracle::{Event, Leader};
+use crate::event::{Event, Invariant, Leader};
 use std::collections::BTreeMap;
 
 #[derive(Default)]

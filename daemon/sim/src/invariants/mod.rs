@@ -6,15 +6,7 @@ mod log_matching;
 mod reads_are_linearizable;
 mod states_agree;
 
-use crate::oracle::Event;
-
-/// Looks at what happens, in order, and says what must not have happened.
-pub(crate) trait Invariant: Send {
-    /// What it is called in a report.
-    fn name(&self) -> &'static str;
-    /// The reason, if this event breaks it.
-    fn see(&mut self, event: &Event) -> Result<(), String>;
-}
+use crate::event::Invariant;
 
 /// Each anew, for one run.
 pub(crate) fn all() -> Vec<Box<dyn Invariant>> {

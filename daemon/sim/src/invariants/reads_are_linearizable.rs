@@ -1,8 +1,7 @@
 //! A read gives what was acknowledged or read before it began, or something newer that was begun before it ended. For
 //! numbers that only rise, written by one client per key, this is the whole of linearizability.
 
-use super::Invariant;
-use crate::oracle::Event;
+use crate::event::{Event, Invariant};
 use std::collections::BTreeMap;
 
 #[derive(Default)]

@@ -1,7 +1,6 @@
 //! Nodes that have applied the same have the same state, to the byte.
 
-use super::Invariant;
-use crate::oracle::Event;
+use crate::event::{Event, Invariant};
 use konsul_state::Digest;
 use std::collections::BTreeMap;
 
