@@ -97,8 +97,15 @@ as_nobody() { # script, options
   full=$output status_full=$status left=$(find "$small" -type f)
   ctl snapshot save "$BATS_TEST_TMPDIR/a.kbs"
   script restore --from "$small" --yes-i-am "$(cluster_id)" "$BATS_TEST_TMPDIR/a.kbs"
+  told_restore=$output status_restore=$status
+  cat /dev/zero >"$small/zero" 2>/dev/null || true
+  script rolling-upgrade --upgrade true --rollback true --backup-age 0 --state "$small/state"
+  [[ ! -e $small/state ]] && begun=no || begun=yes
   umount "$small"
   ctl kv delete big
+  says 3 "cannot write $small/state; make room there"
+  [ "$begun" = no ]
+  output=$told_restore status=$status_restore
   says 3 "64 are needed; make room, or name another with --from"
   [ "$status_room" -eq 3 ]
   [[ $told == *"64 are needed; make room, or name another with --to"* ]]
